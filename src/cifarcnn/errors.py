@@ -1,0 +1,47 @@
+"""Every error that a user's input or surroundings can cause.
+
+The text of an error is one line that says what was received, what was expected and how to mend it. The
+command line prints it and exits with ``exit_code``; the library only raises. Anything else that escapes
+is a bug of ours.
+"""
+
+
+class CifarCNNError(Exception):
+    """Base of all errors of this package. Exit code 1: the work could not be done."""
+
+    exit_code = 1
+
+
+class UsageError(CifarCNNError):
+    """An option, setting or argument is wrong. Exit code 2."""
+
+    exit_code = 2
+
+
+class DataError(CifarCNNError):
+    """The data set cannot be found, fetched or trusted."""
+
+
+class ModelError(CifarCNNError):
+    """A model file is missing, damaged, unsafe, or not a CIFAR-10 classifier."""
+
+
+class ImageError(CifarCNNError):
+    """A picture cannot be read."""
+
+
+class RunError(CifarCNNError):
+    """A training run cannot start, continue or be saved."""
+
+
+class Interrupted(CifarCNNError):  # noqa: N818 - named for what happened; it is no fault
+    """A signal stopped the work after everything worth keeping was saved.
+
+    Args:
+        message: what to tell the user, including how to go on.
+        exit_code: 128 plus the signal's number (130 for Ctrl-C, 143 for SIGTERM).
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -1,0 +1,319 @@
+"""Evaluation: run a saved network on test or validation images and gather its figures.
+
+The figures are computed in ``metrics``, drawn in ``figures`` and ``galleries``; opening models is left to
+``modelfile``, finding images to ``sources``. Nothing else in this package reads the test images.
+"""
+
+import shlex
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cifarcnn import cifar10, metrics, modelfile, sources
+from cifarcnn.cifar10 import CLASSES
+from cifarcnn.errors import CifarCNNError, ModelError, UsageError
+from cifarcnn.events import Note, OnEvent, ignore
+from cifarcnn.metrics import Array, Comparison, Metrics
+
+SPLITS = ("test", "validation")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model on one set of images.
+
+    ``probabilities``, float (n, 10), and ``metrics`` are scaled by ``temperature`` where the model has one;
+    ``uncalibrated`` then holds the figures without it, else None. ``averaged`` holds the figures of
+    test-time augmentation by name, and is empty unless it was asked for. ``seconds`` is the time of the
+    plain pass over all images, after the network was compiled. ``first_kernel`` is the colour kernel
+    (height, width, 3, filters) of the first layer that has one, else None. ``metadata`` is what is stored
+    with the model, empty for a file that plain Keras wrote.
+    """
+
+    model: Path
+    metadata: dict[str, Any]
+    split: str
+    images: cifar10.Images
+    probabilities: Array
+    metrics: Metrics
+    temperature: float | None
+    uncalibrated: Metrics | None
+    averaged: dict[str, Metrics]
+    seconds: float
+    first_kernel: Array | None
+
+    @property
+    def images_per_second(self) -> float:
+        """Throughput of the plain pass."""
+        return self.metrics.n / self.seconds
+
+    def document(self) -> dict[str, Any]:
+        """The evaluation as JSON can hold it."""
+        figures = self.metrics
+        return {
+            "schema": 1,
+            "model": str(self.model),
+            "split": self.split,
+            "n": figures.n,
+            "accuracy": figures.accuracy,
+            "loss": figures.loss,
+            "per_class": [
+                {"class": name, **asdict(score)}
+                for name, score in zip(CLASSES, figures.per_class, strict=True)
+            ],
+            "confusion_matrix": figures.confusion.tolist(),
+            "accuracy_interval": list(figures.accuracy_interval),
+            "top2": figures.top2,
+            "top5": figures.top5,
+            "ece": figures.ece,
+            "reliability": [asdict(part) for part in figures.bins],
+            "most_confused": [
+                {**asdict(pair), "truth": CLASSES[pair.truth], "answer": CLASSES[pair.answer]}
+                for pair in figures.most_confused
+            ],
+            "temperature": self.temperature,
+            "uncalibrated": _brief(self.uncalibrated) if self.uncalibrated else None,
+            "tta": {name: _brief(averaged) for name, averaged in self.averaged.items()},
+            "seconds": self.seconds,
+            "images_per_second": self.images_per_second,
+        }
+
+
+def _brief(figures: Metrics) -> dict[str, Any]:
+    """The figures that a variant of an evaluation reports beside the plain ones."""
+    return {
+        "accuracy": figures.accuracy,
+        "accuracy_interval": list(figures.accuracy_interval),
+        "loss": figures.loss,
+        "ece": figures.ece,
+    }
+
+
+def evaluate(
+    model: str | Path,
+    *,
+    split: str = "test",
+    data: str | Path | None = None,
+    batch_size: int = modelfile.BATCH_SIZE,
+    tta: bool = False,
+    on_event: OnEvent = ignore,
+) -> Evaluation:
+    """Measure a model on labelled images.
+
+    Args:
+        model: a ``.keras`` file, or a run directory, which stands for its best model.
+        split: "test", or "validation" for the images that the model's own training held out.
+        data: where the data set is; None looks in the usual places and downloads if need be.
+        batch_size: images per step, at least 1.
+        tta: also average over a flip, and over flips and shifts, of every image.
+        on_event: receives notes and the progress of a download.
+
+    Raises:
+        UsageError: the split is unknown, or the model has no validation images.
+        ModelError: the model cannot be opened, or answers with numbers that are not finite.
+        DataError: the data set cannot be had.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"there is no split {split!r}; expected one of: {', '.join(SPLITS)}")
+    if batch_size < 1:
+        raise UsageError(f"the batch size is {batch_size}; expected 1 or more")
+    path = modelfile.resolve(Path(model))
+    # The metadata is read first: a wrong request fails before the seconds that loading a network takes.
+    held_out = _validation_settings(path) if split == "validation" else None
+    loaded = modelfile.load(path)
+    images = _load_images(held_out, data, on_event)
+    # The first step compiles the network, which is no part of its speed.
+    loaded.probabilities(images.images[:batch_size], batch_size)
+    start = time.perf_counter()
+    plain = loaded.probabilities(images.images, batch_size)
+    seconds = time.perf_counter() - start
+    if not np.isfinite(plain).all():
+        raise ModelError(f"the model {path} answers with numbers that are not finite; train it again")
+    temperature = loaded.metadata.get("temperature")
+    if temperature is not None and split == "validation":
+        on_event(
+            Note("the temperature was fitted on these images: their calibration error flatters the model")
+        )
+    views = _augmented_views(loaded, images.images, plain, batch_size) if tta else {}
+    probabilities = metrics.apply_temperature(plain, temperature) if temperature else plain
+    return Evaluation(
+        model=path,
+        metadata=loaded.metadata,
+        split=split,
+        images=images,
+        probabilities=probabilities,
+        metrics=metrics.measure(probabilities, images.labels),
+        temperature=temperature,
+        uncalibrated=metrics.measure(plain, images.labels) if temperature else None,
+        averaged={
+            name: metrics.measure(metrics.softmax(scores / (temperature or 1.0)), images.labels)
+            for name, scores in views.items()
+        },
+        seconds=seconds,
+        first_kernel=_first_kernel(loaded),
+    )
+
+
+def _validation_settings(path: Path) -> tuple[int, int]:
+    """Read how many images the training of a model held out, and by which seed."""
+    metadata = modelfile.read_metadata(path)
+    if "val_size" not in metadata or "seed" not in metadata:
+        raise UsageError(
+            f"the model {path} does not say which images its training held out; evaluate it with --split test"
+        )
+    if metadata["val_size"] == 0:
+        raise UsageError(
+            f"the model {path} was trained on all training images, none was held out; "
+            "evaluate it with --split test"
+        )
+    return metadata["val_size"], metadata["seed"]
+
+
+def _load_images(
+    held_out: tuple[int, int] | None, data: str | Path | None, on_event: OnEvent
+) -> cifar10.Images:
+    """The test images, or the training images held out by (size, seed)."""
+    if held_out is None:
+        return sources.load("test", data=data, on_event=on_event)
+    train = sources.load("train", data=data, on_event=on_event)
+    _, indices = cifar10.stratified_split(train.labels, *held_out)
+    return cifar10.Images(train.images[indices], train.labels[indices], train.source)
+
+
+def _augmented_views(
+    model: modelfile.Model, images: Array, plain: Array, batch_size: int
+) -> dict[str, Array]:
+    """Average log-probabilities, which equals averaging logits, over several views of every image.
+
+    "flip" is the mean of an image and its mirror image. "flip_shift" gives that mean half the weight, and a
+    quarter each to the same mean of the image shifted by one pixel down and right, and up and left; the
+    border is filled by reflection. The results (n, 10) are not normalised.
+    """
+
+    def mean_with_mirror(view: Array, scores: Array) -> Array:
+        mirrored = model.probabilities(view[:, :, ::-1], batch_size)
+        return (scores + metrics.log_probabilities(mirrored)) / 2
+
+    flip = mean_with_mirror(images, metrics.log_probabilities(plain))
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    shifted = []
+    for offset in (0, 2):
+        view = padded[:, offset : offset + 32, offset : offset + 32]
+        scores = metrics.log_probabilities(model.probabilities(view, batch_size))
+        shifted.append(mean_with_mirror(view, scores))
+    return {"flip": flip, "flip_shift": flip / 2 + (shifted[0] + shifted[1]) / 4}
+
+
+def _first_kernel(model: modelfile.Model) -> Array | None:
+    """The first convolution kernel that sees colours."""
+    for variable in model.network.variables:
+        if len(variable.shape) == 4 and variable.shape[2] == 3:
+            return np.asarray(variable, np.float32)
+    return None
+
+
+def compare(first: Evaluation, second: Evaluation) -> Comparison:
+    """Compare two models that were evaluated on the same images.
+
+    Raises:
+        UsageError: the images differ, as validation splits of different trainings do.
+    """
+    if not np.array_equal(first.images.images, second.images.images):
+        raise UsageError(
+            f"{first.model} and {second.model} were evaluated on different {second.split} images; "
+            "compare them with --split test"
+        )
+    labels = first.images.labels
+    return metrics.compare(
+        first.probabilities.argmax(axis=1) == labels, second.probabilities.argmax(axis=1) == labels
+    )
+
+
+def comparison_document(evaluations: list[Evaluation], comparisons: list[Comparison]) -> dict[str, Any]:
+    """Several evaluations as JSON can hold them, with each one's comparison with the first."""
+    return {
+        "schema": 1,
+        "models": [evaluation.document() for evaluation in evaluations],
+        "comparisons": [
+            {"first": str(evaluations[0].model), "second": str(other.model), **asdict(comparison)}
+            for other, comparison in zip(evaluations[1:], comparisons, strict=True)
+        ],
+    }
+
+
+def write_figures(evaluation: Evaluation, directory: Path, worst: int = 10) -> list[Path]:
+    """Draw an evaluation into a directory, which is made if it is missing.
+
+    Args:
+        evaluation: what to draw.
+        directory: gets ``confusion.png``, ``reliability.png``, ``mistakes.png``, ``samples.png`` and, of a
+            network that begins with a convolution, ``filters.png``.
+        worst: how many mistakes the gallery shows, 1 to 1000.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UsageError: the number of mistakes is impossible.
+        CifarCNNError: the directory cannot be written.
+    """
+    if not 1 <= worst <= 1000:
+        raise UsageError(f"cannot show {worst} mistakes in one picture; expected 1 to 1000")
+    from cifarcnn import figures, galleries
+
+    subject = (evaluation.images.images, evaluation.images.labels, evaluation.probabilities)
+    names = ("confusion.png", "reliability.png", "mistakes.png", "samples.png", "filters.png")
+    confusion, reliability, mistakes, samples, filters = (directory / name for name in names)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        figures.confusion_matrix(evaluation.metrics.confusion, confusion)
+        figures.reliability(evaluation.metrics.bins, reliability)
+        galleries.worst_mistakes(*subject, mistakes, worst)
+        galleries.sample_predictions(*subject, samples)
+        if evaluation.first_kernel is None:
+            return [confusion, reliability, mistakes, samples]
+        galleries.first_layer_filters(evaluation.first_kernel, filters)
+    except OSError as problem:
+        raise CifarCNNError(f"cannot write the figures to {directory}: {problem.strerror}") from problem
+    return [confusion, reliability, mistakes, samples, filters]
+
+
+def write_report(evaluation: Evaluation, directory: Path, worst: int = 20) -> Path:
+    """Write ``report.html`` about an evaluation into a directory, which is made if it is missing.
+
+    Args:
+        evaluation: what to report.
+        directory: where to.
+        worst: how many mistakes the page shows.
+
+    Returns:
+        The file written.
+
+    Raises:
+        CifarCNNError: the directory cannot be written.
+    """
+    from cifarcnn import report
+
+    images, command = evaluation.images, ["cifarcnn", "evaluate", str(evaluation.model)]
+    subject = report.Subject(images.images, images.labels, evaluation.probabilities, evaluation.metrics)
+    throughput = f"{evaluation.images_per_second:,.0f} images per second"
+    stored = {
+        name: value for name, value in evaluation.metadata.items() if not isinstance(value, dict | list)
+    }
+    path = directory / "report.html"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        report.write_report(
+            path,
+            f"{evaluation.model} on {evaluation.metrics.n:,} {evaluation.split} images",
+            subject,
+            facts={"Model": stored, "Evaluation": {"images": images.source, "speed": throughput}},
+            commands=[shlex.join([*command, "--split", evaluation.split])],
+            worst=worst,
+        )
+    except OSError as problem:
+        raise CifarCNNError(f"cannot write the report to {directory}: {problem.strerror}") from problem
+    return path

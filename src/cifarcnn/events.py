@@ -1,0 +1,60 @@
+"""What the library tells its caller while it works.
+
+The library never prints. Functions that take long accept ``on_event``, a callable that receives the
+objects below; the command line turns them into progress bars and lines on stderr, scripts may ignore them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Note:
+    """A choice or a fact the user should know: device, precision, data source, a mirror given up."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Progress of a download or conversion. ``total`` is None where the size is unknown; units are bytes."""
+
+    name: str
+    done: int
+    total: int | None
+
+
+@dataclass(frozen=True)
+class StepsDone:
+    """Progress within a training epoch. ``loss`` and ``accuracy`` are means over the epoch so far."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """The figures of a finished training epoch, as they stand in ``metrics.csv``."""
+
+    epoch: int
+    epochs: int
+    loss: float
+    accuracy: float
+    val_loss: float | None
+    val_accuracy: float | None
+    learning_rate: float
+    images_per_second: float
+    seconds: float
+    best: bool
+
+
+Event = Note | Transfer | StepsDone | EpochDone
+OnEvent = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """Do nothing: the default ``on_event``."""

@@ -1,0 +1,59 @@
+"""Writing files so that they appear whole or not at all.
+
+A file is written beside its destination, flushed to the disk and renamed over it. A reader, or a process
+killed at any instant, sees the old file or the new one, never a part.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace the content of ``path``, or create it.
+
+    Raises:
+        OSError: the directory is missing or read-only, or the disk is full. ``path`` is then unchanged.
+    """
+    with replacing(path) as aside:
+        aside.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Like ``write_bytes``, in UTF-8 and without newline translation."""
+    write_bytes(path, text.encode())
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to, which replaces ``path`` when the block ends without an error.
+
+    For writers that insist on opening the file themselves. The temporary name keeps the suffix of ``path``,
+    by which such writers choose a format.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(descriptor)
+    aside = Path(name)
+    try:
+        yield aside
+        with open(aside, "rb") as file:
+            os.fsync(file.fileno())
+        # mkstemp made the file private; give it the mode that any other new file would have.
+        mask = os.umask(0)
+        os.umask(mask)
+        aside.chmod(0o666 & ~mask)
+        aside.replace(path)
+        sync_directory(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make a rename in ``directory`` survive a loss of power."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

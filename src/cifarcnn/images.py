@@ -1,0 +1,209 @@
+"""Picture files to what a network takes: uint8 (32, 32, 3), red green blue.
+
+A 32x32 RGB picture arrives untouched, so that CIFAR-10's own images predict as they were trained on. Anything
+else is turned upright, laid over white where it is transparent, and scaled down with antialiasing. A file is
+judged by its content, never by its name, and is refused with one line rather than decoded at any price.
+"""
+
+import io
+import os
+import stat
+import struct
+import threading
+import warnings
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from cifarcnn.cifar10 import CHANNEL_MEAN, Bytes
+from cifarcnn.errors import ImageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Resize = Literal["crop", "fit", "squash"]
+RESIZES: tuple[Resize, ...] = get_args(Resize)
+"""``crop`` takes the largest square in the middle, ``fit`` shows all of the picture on a neutral ground,
+``squash`` ignores its proportions."""
+
+SIDE = 32
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF")
+"""What Pillow may open. MPO is the JPEG that many cameras write; PPM covers the whole PNM family."""
+
+SUFFIXES = frozenset(
+    (
+        *(".avif", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm", ".pgm", ".png"),
+        *(".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+    )
+)
+"""Names by which pictures are found in a directory."""
+
+LARGEST_FILE = 128 << 20
+MOST_PIXELS = 50_000_000
+"""Decoded pixels; with Pillow's four bytes each and a copy or two, several hundred MB."""
+
+LARGE = 8_000_000
+"""Pictures of more pixels are decoded one at a time, so that parallel reading stays within memory."""
+
+_large_picture = threading.Lock()
+
+# Pillow remarks on odd but readable files, and only warns of a picture of 90 megapixels.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("error", "Image size .* decompression bomb", category=RuntimeWarning)
+
+
+def read(source: Path | bytes, resize: Resize = "crop") -> Bytes:
+    """Read a picture.
+
+    Args:
+        source: a file, or the content of one. Of an animation, the first frame counts.
+        resize: how a picture of other proportions becomes a square.
+
+    Returns:
+        uint8 (32, 32, 3), red green blue.
+
+    Raises:
+        ImageError: it is no readable picture; the text says why, and leaves naming the file to the caller.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    data = source if isinstance(source, bytes) else _file_content(source)
+    if not data:
+        raise ImageError("the file is empty")
+    try:
+        with Image.open(io.BytesIO(data), formats=_formats()) as picture:
+            return _to_array(picture, resize)
+    except UnidentifiedImageError as problem:
+        raise ImageError(
+            "not a picture of a known format (PNG, JPEG, WebP, GIF, BMP, TIFF, ...)"
+        ) from problem
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as problem:
+        raise ImageError(f"the picture is larger than {MOST_PIXELS // 1_000_000} megapixels") from problem
+    except MemoryError as problem:
+        raise ImageError("not enough memory to decode the picture") from problem
+    # What Pillow's decoders raise on damaged data, found by feeding them such data.
+    except (
+        *(OSError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError),
+        *(EOFError, RuntimeError, struct.error, zlib.error),
+    ) as problem:
+        reason = " ".join(str(problem).split())[:120] or type(problem).__name__
+        raise ImageError(f"the picture is damaged or cut short: {reason}") from problem
+
+
+def _formats() -> tuple[str, ...]:
+    """Name the allowed formats that this Pillow was built with."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _file_content(path: Path) -> bytes:
+    """Read a regular file of bearable size; anything else could block or never end."""
+    try:
+        # Without O_NONBLOCK, opening a FIFO waits for a writer before its kind can be seen.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            kind = os.fstat(descriptor).st_mode
+            if stat.S_ISDIR(kind):
+                raise ImageError("is a directory; expected a picture")
+            if not stat.S_ISREG(kind):
+                raise ImageError("not a regular file; expected a picture")
+            data = file.read(LARGEST_FILE + 1)
+    except OSError as problem:
+        raise ImageError((problem.strerror or str(problem)).lower()) from problem
+    except ValueError as problem:
+        raise ImageError("not a valid file name") from problem
+    return checked_size(data)
+
+
+def checked_size(data: bytes) -> bytes:
+    """Return data unless it exceeds ``LARGEST_FILE``, of which one byte more suffices to tell."""
+    if len(data) > LARGEST_FILE:
+        raise ImageError(f"the file is larger than {LARGEST_FILE >> 20} MiB")
+    return data
+
+
+def _to_array(picture: "Image.Image", resize: Resize) -> Bytes:
+    """Decode, convert, scale and turn upright an opened picture."""
+    # A JPEG decodes faster at a fraction of its size; three times what is needed leaves the filter enough.
+    picture.draft(None, (3 * SIDE, 3 * SIDE))
+    pixels = picture.width * picture.height
+    if pixels > MOST_PIXELS:
+        raise ImageError(
+            f"the picture has {picture.width}x{picture.height} pixels; at most "
+            f"{MOST_PIXELS // 1_000_000} megapixels are decoded"
+        )
+    if pixels > LARGE:
+        with _large_picture:
+            small = _scaled(_eight_bit(picture), resize)
+    else:
+        small = _scaled(_eight_bit(picture), resize)
+    return np.asarray(_upright(small, picture))
+
+
+def _eight_bit(picture: "Image.Image") -> "Image.Image":
+    """Convert any kind of picture to RGB, or to RGBA where it is transparent."""
+    from PIL import Image
+
+    picture.load()
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PPM", "PNG")):
+        grey = np.asarray(picture).astype(np.float32) / 257
+        return Image.fromarray(np.clip(grey + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("I", "F"):
+        # 32-bit samples have no agreed white: what the picture itself spans becomes black to white.
+        values = np.nan_to_num(np.asarray(picture).astype(np.float64), posinf=0, neginf=0)
+        low, span = values.min(), np.ptp(values)
+        grey = (values - low) / span * 255 if np.isfinite(span) and span > 0 else np.zeros_like(values)
+        return Image.fromarray((grey + 0.5).astype(np.uint8)).convert("RGB")
+    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+
+
+def _scaled(picture: "Image.Image", resize: Resize) -> "Image.Image":
+    """Scale an RGB or RGBA picture to 32x32 RGB, over white."""
+    from PIL import Image
+
+    width, height = picture.size
+    size = (SIDE, SIDE)
+    if resize == "crop":
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        picture = picture.crop((left, top, left + side, top + side))
+    elif resize == "fit":
+        longer = max(width, height)
+        size = (max(1, round(SIDE * width / longer)), max(1, round(SIDE * height / longer)))
+    if picture.size != (SIDE, SIDE):
+        picture = picture.resize(size, Image.Resampling.BICUBIC)
+    if picture.mode == "RGBA":
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture).convert("RGB")
+    if picture.size != (SIDE, SIDE):
+        # The mean colour of CIFAR-10 is what a network that standardises its input sees as nothing.
+        red, green, blue = (round(255 * mean) for mean in CHANNEL_MEAN)
+        ground = Image.new("RGB", (SIDE, SIDE), (red, green, blue))
+        ground.paste(picture, ((SIDE - picture.width) // 2, (SIDE - picture.height) // 2))
+        picture = ground
+    return picture
+
+
+def _upright(small: "Image.Image", picture: "Image.Image") -> "Image.Image":
+    """Turn a scaled picture as the camera's orientation tag asks: cheaper than turning the full one."""
+    from PIL import ExifTags, Image
+
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    try:
+        turn = turns.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except (SyntaxError, ValueError, TypeError, OSError, LookupError, struct.error):
+        # The pixels were readable; a damaged tag is no reason to refuse them.
+        turn = None
+    return small if turn is None else small.transpose(turn)

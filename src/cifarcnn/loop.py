@@ -1,0 +1,321 @@
+"""The training loop: epochs, validation, the best model, checkpoints, and the ways it can end.
+
+``fit`` is called once an epoch, on that epoch's picks. Everything between two calls is derived from the
+settings, the epoch's number and the checkpointed variables, so a training can stop after any step and go on
+as if it had not. The public functions stand in ``cifarcnn.training``.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from cifarcnn import architectures, backend, figures, modelfile, optimizer, pipeline, run, schedules, twin
+from cifarcnn.cifar10 import CLASSES, Images
+from cifarcnn.config import Settings
+from cifarcnn.devices import Choice
+from cifarcnn.errors import Interrupted, RunError
+from cifarcnn.events import EpochDone, OnEvent, StepsDone
+from cifarcnn.run import Checkpoint, Progress, RunDirectory
+from cifarcnn.signals import StopRequest
+from cifarcnn.tensorboard_log import TensorBoardLog
+
+CHECKPOINT_SECONDS = 180
+"""Within an epoch, save a checkpoint this often. An epoch's end always saves one."""
+
+CURVES_SECONDS = 20
+"""Draw the learning curves at most this often; drawing takes half a second of a core."""
+
+
+class Watcher(keras.callbacks.Callback):  # type: ignore[misc]
+    """Looks at the training after every call of the step function: counts, reports, and may end it."""
+
+    def __init__(
+        self, progress: Progress, epochs: int, steps: int, stop: StopRequest, on_event: OnEvent
+    ) -> None:
+        super().__init__()
+        self.progress, self.epochs, self.steps = progress, epochs, steps
+        self.stop, self.on_event = stop, on_event
+        self.begin = progress.step
+        self.started = time.monotonic()
+        self.warm: tuple[float, int] | None = None
+        self.broken_loss: float | None = None
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Note the step, and ask ``fit`` to stop if there is reason to."""
+        now = time.monotonic()
+        self.progress.step = self.begin + batch + 1
+        if self.warm is None:
+            self.warm = now, self.progress.step
+        loss, accuracy = (float((logs or {})[name]) for name in ("loss", "accuracy"))
+        epoch = self.progress.epoch + 1
+        self.on_event(StepsDone(epoch, self.epochs, self.progress.step, self.steps, loss, accuracy))
+        if not math.isfinite(loss):
+            self.broken_loss = loss
+        due = now - self.started > CHECKPOINT_SECONDS
+        if self.broken_loss is not None or self.stop.received is not None or due:
+            self.model.stop_training = True
+
+    def steps_per_second(self) -> float:
+        """Return the speed after the first call, which includes compilation; 0 if there was but one."""
+        if self.warm is None or self.progress.step == self.warm[1]:
+            return 0.0
+        return (self.progress.step - self.warm[1]) / (time.monotonic() - self.warm[0])
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a training works on: fixed settings, hardware and data.
+
+    ``facts`` are compared when a run is resumed: versions and checksums on which its result depends.
+    """
+
+    settings: Settings
+    choice: Choice
+    cpus: int
+    train: Images
+    validation: Images | None
+    facts: dict[str, Any]
+
+
+class Training:
+    """One training in progress, in its run directory."""
+
+    def __init__(self, task: Task, directory: RunDirectory, checkpoint: Checkpoint | None, on_event: OnEvent):
+        settings = task.settings
+        self.task, self.directory, self.on_event = task, directory, on_event
+        self.batch_size = settings.batch_size
+        self.steps = len(task.train) // self.batch_size
+        self.progress = checkpoint.progress if checkpoint else Progress()
+        self.targets = _one_hot(task.train.labels, settings.label_smoothing)
+        self.rates = schedules.learning_rates(settings, self.steps)
+        self.pair = _build(task, self.rates)
+        if checkpoint:
+            _restore(self.pair, checkpoint, directory)
+        self.log = TensorBoardLog(directory.tensorboard, self.progress.rows)
+        self.drawn = -math.inf
+
+    def run(self, stop: StopRequest) -> None:
+        """Train until the last epoch, or until patience, a signal or a fault ends it.
+
+        Raises:
+            Interrupted: a signal came; the state after the last step is saved.
+            RunError: the loss is no number any more, memory ran out, or the directory cannot be written.
+        """
+        if self.progress.epoch == 0 and self.progress.step == 0:
+            self._save()
+        try:
+            while not self._finished():
+                speed = self._train_epoch(stop)
+                self._finish_epoch(speed)
+        finally:
+            self.log.close()
+        self._draw()
+
+    def _finished(self) -> bool:
+        settings, progress = self.task.settings, self.progress
+        waited = progress.epoch - progress.best_epoch
+        out_of_patience = bool(settings.patience) and self.task.validation is not None
+        return progress.epoch >= settings.epochs or (out_of_patience and waited >= settings.patience)
+
+    def _train_epoch(self, stop: StopRequest) -> float:
+        """Train to the end of the epoch under way, saving on the way if it is long; return images/s."""
+        settings, progress = self.task.settings, self.progress
+        picks = pipeline.draw_epoch(
+            len(self.task.train),
+            seed=settings.seed,
+            epoch=progress.epoch,
+            augment=settings.augment,
+            shift=settings.shift,
+        )[: self.steps * self.batch_size]
+        speed = 0.0
+        while progress.step < self.steps:
+            rest = picks[progress.step * self.batch_size :]
+            watcher = Watcher(progress, settings.epochs, self.steps, stop, self.on_event)
+            self.pair.twin.within_epoch = progress.step > 0
+            with _memory_errors(self.batch_size):
+                self.pair.twin.fit(
+                    **backend.feed(rest, self.targets[rest[:, 0]], self.batch_size),
+                    callbacks=[watcher],
+                    verbose=0,
+                )
+            seconds = time.monotonic() - watcher.started
+            progress.seconds += seconds
+            progress.epoch_seconds += seconds
+            speed = watcher.steps_per_second() * self.batch_size
+            if watcher.broken_loss is not None:
+                self._fail(watcher.broken_loss)
+            if progress.step < self.steps or stop.received is not None:
+                self._save()
+            if stop.received is not None:
+                raise Interrupted(
+                    f"stopped in epoch {progress.epoch + 1} after step {progress.step} of {self.steps};"
+                    f" saved; go on with: cifarcnn train --resume {self.directory.path}",
+                    128 + stop.received,
+                )
+        return speed
+
+    def _finish_epoch(self, images_per_second: float) -> None:
+        """Measure the epoch, keep its model, and save."""
+        started = time.monotonic()
+        progress = self.progress
+        results = self.pair.twin.get_metrics_result()
+        progress.epoch, progress.step = progress.epoch + 1, 0
+        self.pair.update_stock()
+        val_loss, val_accuracy = self._validate()
+        better = _is_better(val_accuracy, val_loss, progress)
+        if better:
+            progress.best_epoch, progress.best_accuracy = progress.epoch, val_accuracy
+            progress.best_loss = val_loss
+        row: dict[str, Any] = {
+            "epoch": progress.epoch,
+            "loss": float(results["loss"]),
+            "accuracy": float(results["accuracy"]),
+            "val_loss": val_loss,
+            "val_accuracy": val_accuracy,
+            "learning_rate": float(self.rates[progress.epoch * self.steps - 1]),
+            "seconds": progress.epoch_seconds,
+            "images_per_second": images_per_second,
+        }
+        progress.rows.append(row)
+        progress.epoch_seconds = 0.0
+        with run.saving(self.directory.path):
+            for path in [self.directory.last] + [self.directory.best] * better:
+                modelfile.save(self.pair.stock, path, self._metadata(row))
+            self.log.add(row)
+        progress.seconds += time.monotonic() - started
+        self._save()
+        self.on_event(EpochDone(**row, epochs=self.task.settings.epochs, best=better))
+        if started - self.drawn > CURVES_SECONDS:
+            self._draw()
+
+    def _validate(self) -> tuple[float | None, float | None]:
+        """Return the stock network's loss and accuracy on the validation images, as ``evaluate`` has them."""
+        images = self.task.validation
+        if images is None:
+            return None, None
+        model = modelfile.Model(self.directory.last, {}, self.pair.stock)
+        probabilities = model.probabilities(images.images)
+        of_truth = probabilities[np.arange(len(images)), images.labels].astype(np.float64)
+        loss = -np.log(np.maximum(of_truth, np.finfo(np.float32).tiny)).mean()
+        return float(loss), float((probabilities.argmax(axis=1) == images.labels).mean())
+
+    def _metadata(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return what is to be known about the model of this epoch."""
+        settings = self.task.settings
+        return {
+            "schema": 1,
+            "arch": settings.arch,
+            "recipe": settings.recipe,
+            "seed": settings.seed,
+            "val_size": settings.val_size,
+            "train_size": settings.train_size,
+            "classes": list(CLASSES),
+            "epoch": row["epoch"],
+            "epochs": settings.epochs,
+            "val_accuracy": row["val_accuracy"],
+            "val_loss": row["val_loss"],
+            "facts": self.task.facts,
+        }
+
+    def _save(self) -> None:
+        """Save everything on which the rest depends, then the tables drawn from it."""
+        variables = [np.asarray(variable) for variable in self.pair.state()]
+        self.directory.save_checkpoint(
+            Checkpoint(self.task.settings, self.task.facts, self.progress, variables)
+        )
+        self.directory.write_tables(self.progress.rows)
+
+    def _draw(self) -> None:
+        if self.progress.rows:
+            with run.saving(self.directory.path):
+                figures.learning_curves(self.progress.rows, self.directory.curves)
+            self.drawn = time.monotonic()
+
+    def _fail(self, loss: float) -> None:
+        settings, best = self.task.settings, self.progress.best_epoch
+        kept = (
+            f"the model of epoch {best} is kept as {self.directory.best}"
+            if best
+            else "no epoch was completed"
+        )
+        raise RunError(
+            f"the loss became {loss} in epoch {self.progress.epoch + 1} at step {self.progress.step}; {kept};"
+            f" try --learning-rate {settings.learning_rate / 10:g} or --precision float32"
+        )
+
+
+def _is_better(accuracy: float | None, loss: float | None, progress: Progress) -> bool:
+    """Return whether these are better than the best so far. Without validation images, the last is best."""
+    if accuracy is None or loss is None or progress.best_accuracy is None or progress.best_loss is None:
+        return True
+    return (accuracy, -loss) > (progress.best_accuracy, -progress.best_loss)
+
+
+def _build(task: Task, rates: npt.NDArray[np.float32]) -> twin.Pair:
+    """Make the network, its twin and the optimizer, all from the settings."""
+    settings = task.settings
+    keras.utils.set_random_seed(settings.seed)
+    keras.mixed_precision.set_dtype_policy("float32")
+    variant = architectures.Variant(settings.normalize, settings.batch_norm_momentum, settings.dropout)
+    pair = twin.make(
+        architectures.build(settings.arch, variant),
+        task.train.images,
+        margin=settings.shift,
+        precision=settings.precision,
+        seed=settings.seed,
+    )
+    pair.twin.compile(
+        optimizer=optimizer.make(settings, rates),
+        loss=keras.losses.CategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        jit_compile=task.choice.jit_compile,
+        steps_per_execution=min(task.choice.steps_per_execution, len(rates)),
+    )
+    # Keras makes these variables at the first step; a checkpoint must find them before.
+    pair.twin.optimizer.build(pair.twin.trainable_variables)
+    nothing = np.zeros((1, len(CLASSES)), np.float32)
+    pair.twin.compute_metrics(x=None, y=nothing, y_pred=nothing)
+    pair.twin.reset_metrics()
+    return pair
+
+
+def _restore(pair: twin.Pair, checkpoint: Checkpoint, directory: RunDirectory) -> None:
+    """Put the checkpoint's variables back."""
+    variables = pair.state()
+    shapes = [tuple(variable.shape) for variable in variables]
+    found = [value.shape for value in checkpoint.variables]
+    if shapes != found:
+        raise RunError(
+            f"the checkpoint in {str(directory.path)!r} holds {len(found)} variables that do not fit the"
+            f" {len(shapes)} of this network and optimizer; it was not written by this version of cifarcnn"
+        )
+    for variable, value in zip(variables, checkpoint.variables, strict=True):
+        variable.assign(value)
+
+
+def _one_hot(labels: npt.NDArray[np.uint8], smoothing: float) -> npt.NDArray[np.float32]:
+    """Return the targets, float32 (n, 10), with ``smoothing`` of each row spread over all classes."""
+    classes = len(CLASSES)
+    targets = np.full((len(labels), classes), smoothing / classes, np.float32)
+    targets[np.arange(len(labels)), labels] += 1 - smoothing
+    return targets
+
+
+@contextlib.contextmanager
+def _memory_errors(batch_size: int) -> Iterator[None]:
+    """Turn the backend's running out of memory into advice."""
+    try:
+        yield
+    except backend.memory_errors() as problem:
+        if not isinstance(problem, MemoryError) and "RESOURCE_EXHAUSTED" not in str(problem):
+            raise
+        raise RunError(
+            f"out of memory with batches of {batch_size} images; try --batch-size {max(1, batch_size // 2)}"
+        ) from problem

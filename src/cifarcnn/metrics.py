@@ -1,0 +1,309 @@
+"""Everything that is computed from class probabilities and true labels, in numpy alone.
+
+One model: ``measure`` gives accuracy, loss, per-class figures and calibration as a ``Metrics``. Two models
+on the same images: ``compare``. Probabilities that mean what they say: ``fit_temperature`` and
+``apply_temperature``. Running a network and loading images is left to ``evaluation``.
+"""
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Interval = tuple[float, float]
+
+CALIBRATION_BINS = 15
+CONFUSED_PAIRS = 10
+# The smallest normal float32: a softmax that underflowed to zero still has a finite, honest loss of 87.3.
+SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
+TEMPERATURE_LIMITS = (0.05, 20.0)
+_Z95 = NormalDist().inv_cdf(0.975)
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How one class fares. A ratio whose denominator is zero counts as 0, as in scikit-learn."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
+class ConfusedPair:
+    """``count`` images of class ``truth`` were answered ``answer``; ``share`` is their part of ``truth``."""
+
+    truth: int
+    answer: int
+    count: int
+    share: float
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """The answers whose confidence lies in (low, high]. Both means are None where there are none."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The figures of one model on one set of images. Shares lie in 0..1, losses are in nats.
+
+    ``confusion`` is an int64 array [truth][answer]; ``per_class`` stands in class order;
+    ``most_confused`` is sorted by falling count; ``ece`` is the expected calibration error over ``bins``.
+    """
+
+    n: int
+    accuracy: float
+    accuracy_interval: Interval
+    loss: float
+    top2: float
+    top5: float
+    confusion: Array
+    per_class: tuple[ClassScore, ...]
+    most_confused: tuple[ConfusedPair, ...]
+    ece: float
+    bins: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same ``n`` images.
+
+    ``difference`` is the second's accuracy minus the first's, ``interval`` its 95 % interval;
+    ``only_first`` and ``only_second`` count the images that one of them alone got right; ``p_value`` is
+    that of McNemar's exact test.
+    """
+
+    n: int
+    only_first: int
+    only_second: int
+    difference: float
+    interval: Interval
+    p_value: float
+
+
+def measure(probabilities: Array, labels: Array) -> Metrics:
+    """Compute all figures of one model.
+
+    Args:
+        probabilities: float (n, classes), each row summing to 1.
+        labels: int (n,), the true classes. n is at least 1.
+
+    Returns:
+        The metrics. Among equal probabilities the class of lower index is the answer.
+    """
+    answers = probabilities.argmax(axis=1)
+    right = answers == labels
+    ranks = true_class_ranks(probabilities, labels)
+    confusion = confusion_matrix(answers, labels, probabilities.shape[1])
+    bins = reliability_bins(probabilities.max(axis=1), right)
+    return Metrics(
+        n=len(labels),
+        accuracy=float(right.mean()),
+        accuracy_interval=wilson_interval(int(right.sum()), len(labels)),
+        loss=float(losses(probabilities, labels).mean()),
+        top2=float((ranks < 2).mean()),
+        top5=float((ranks < 5).mean()),
+        confusion=confusion,
+        per_class=class_scores(confusion),
+        most_confused=confused_pairs(confusion),
+        ece=calibration_error(bins),
+        bins=bins,
+    )
+
+
+def losses(probabilities: Array, labels: Array) -> Array:
+    """Negative log-likelihood of each image's true class, float64 (n,), in nats."""
+    of_truth = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    # Subtracting from zero turns the -0.0 of a certain answer into 0.0.
+    return np.asarray(0.0 - np.log(np.clip(of_truth, SMALLEST_PROBABILITY, 1.0)))
+
+
+def worst_mistakes(probabilities: Array, labels: Array, count: int) -> Array:
+    """Indices of the up to ``count`` wrongly answered images of largest loss, worst first, int (k,)."""
+    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
+    order = np.argsort(-losses(probabilities[wrong], labels[wrong]), kind="stable")
+    return wrong[order[:count]]
+
+
+def true_class_ranks(probabilities: Array, labels: Array) -> Array:
+    """How many classes stand before the true one in each ranking, int (n,): 0 is a right answer."""
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    return np.asarray((order == labels[:, None]).argmax(axis=1))
+
+
+def confusion_matrix(answers: Array, labels: Array, classes: int) -> Array:
+    """Count the images of each class by the answer they got, int64 (classes, classes) [truth][answer]."""
+    cells = labels.astype(np.int64) * classes + answers
+    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+
+
+def class_scores(confusion: Array) -> tuple[ClassScore, ...]:
+    """Precision, recall, F1 and support of every class of a confusion matrix [truth][answer]."""
+    hits = confusion.diagonal()
+    answered, support = confusion.sum(axis=0), confusion.sum(axis=1)
+    precision = hits / np.maximum(answered, 1)
+    recall = hits / np.maximum(support, 1)
+    f1 = 2 * hits / np.maximum(answered + support, 1)
+    columns = zip(precision.tolist(), recall.tolist(), f1.tolist(), support.tolist(), strict=True)
+    return tuple(ClassScore(*row) for row in columns)
+
+
+def confused_pairs(confusion: Array, count: int = CONFUSED_PAIRS) -> tuple[ConfusedPair, ...]:
+    """The up to ``count`` most frequent kinds of mistake in a confusion matrix [truth][answer]."""
+    mistakes = confusion - np.diag(confusion.diagonal())
+    support = confusion.sum(axis=1)
+    pairs = []
+    for cell in np.argsort(-mistakes, axis=None, kind="stable")[:count]:
+        truth, answer = divmod(int(cell), len(confusion))
+        number = int(mistakes[truth, answer])
+        if number:
+            pairs.append(ConfusedPair(truth, answer, number, number / int(support[truth])))
+    return tuple(pairs)
+
+
+def wilson_interval(successes: int, n: int) -> Interval:
+    """Wilson's 95 % score interval of a proportion."""
+    share = successes / n
+    scale = 1 + _Z95**2 / n
+    centre = (share + _Z95**2 / (2 * n)) / scale
+    half = _Z95 / scale * math.sqrt(share * (1 - share) / n + _Z95**2 / (4 * n**2))
+    # The bound at an extreme is the extreme itself; rounding would miss it by a hair.
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == n else centre + half
+    return low, high
+
+
+def reliability_bins(
+    confidence: Array, right: Array, count: int = CALIBRATION_BINS
+) -> tuple[ReliabilityBin, ...]:
+    """Group answers by confidence into equally wide bins.
+
+    Args:
+        confidence: float (n,), the probability given to each answer.
+        right: bool (n,), whether the answer was true.
+        count: the number of bins.
+    """
+    edges = np.linspace(0, 1, count + 1)
+    # float32 rows may reach a hair above 1 and would fall out of the last bin.
+    where = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, count - 1)
+    bins = []
+    for index in range(count):
+        inside = where == index
+        number = int(inside.sum())
+        bins.append(
+            ReliabilityBin(
+                low=float(edges[index]),
+                high=float(edges[index + 1]),
+                count=number,
+                confidence=float(confidence[inside].mean(dtype=np.float64)) if number else None,
+                accuracy=float(right[inside].mean()) if number else None,
+            )
+        )
+    return tuple(bins)
+
+
+def calibration_error(bins: tuple[ReliabilityBin, ...]) -> float:
+    """Expected calibration error: the mean gap between confidence and accuracy, weighted by count."""
+    gaps = [
+        part.count * abs(part.accuracy - part.confidence)
+        for part in bins
+        if part.accuracy is not None and part.confidence is not None
+    ]
+    return sum(gaps) / sum(part.count for part in bins)
+
+
+def fit_temperature(log_probabilities: Array, labels: Array) -> float:
+    """Find the temperature T at which softmax(log p / T) has the smallest mean loss on these images.
+
+    The loss is convex in 1/T, so the root of its slope is found by bisection.
+
+    Args:
+        log_probabilities: float (n, classes), logarithms of probabilities or logits. -inf is admitted.
+        labels: int (n,), the true classes, of images that the network was not trained on.
+
+    Returns:
+        T within 0.05..20; above 1 the network was overconfident. 1 where no temperature changes anything.
+    """
+    scores = np.maximum(log_probabilities.astype(np.float64), math.log(SMALLEST_PROBABILITY))
+    scores -= scores.max(axis=1, keepdims=True)
+    mean_of_truth = scores[np.arange(len(labels)), labels].mean()
+
+    def slope(sharpness: float) -> float:
+        return float((softmax(scores * sharpness) * scores).sum(axis=1).mean() - mean_of_truth)
+
+    if np.ptp(scores) == 0:
+        return 1.0
+    low, high = (math.log(1 / limit) for limit in reversed(TEMPERATURE_LIMITS))
+    # 60 halvings of the logarithm's range exhaust the precision of a float.
+    for _ in range(60):
+        middle = (low + high) / 2
+        if slope(math.exp(middle)) < 0:
+            low = middle
+        else:
+            high = middle
+    return math.exp(-(low + high) / 2)
+
+
+def apply_temperature(probabilities: Array, temperature: float) -> Array:
+    """Soften (T > 1) or sharpen (T < 1) probabilities (n, classes); the ranking stays as it is."""
+    # In float64, so that no two probabilities fall together and no ranking hinges on rounding.
+    return softmax(log_probabilities(probabilities) / temperature)
+
+
+def softmax(scores: Array) -> Array:
+    """Probabilities (n, classes) from logits or log-probabilities, which need not be normalised."""
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+def log_probabilities(probabilities: Array) -> Array:
+    """Logarithms of probabilities, float64, finite where a probability is zero."""
+    return np.asarray(np.log(np.maximum(probabilities.astype(np.float64), SMALLEST_PROBABILITY)))
+
+
+def compare(first_right: Array, second_right: Array) -> Comparison:
+    """Compare two models on the same images.
+
+    Args:
+        first_right: bool (n,), which images the first model got right.
+        second_right: bool (n,), the same of the second.
+
+    Returns:
+        The paired difference with its interval (after Bonett and Price, which holds for few
+        disagreements too) and the p-value of McNemar's exact test.
+    """
+    n = len(first_right)
+    only_first = int((first_right & ~second_right).sum())
+    only_second = int((second_right & ~first_right).sum())
+    gain, loss = (only_second + 1) / (n + 2), (only_first + 1) / (n + 2)
+    half = _Z95 * math.sqrt((gain + loss - (gain - loss) ** 2) / (n + 2))
+    return Comparison(
+        n=n,
+        only_first=only_first,
+        only_second=only_second,
+        difference=(only_second - only_first) / n,
+        interval=(max(-1.0, gain - loss - half), min(1.0, gain - loss + half)),
+        p_value=mcnemar_exact(only_first, only_second),
+    )
+
+
+def mcnemar_exact(only_first: int, only_second: int) -> float:
+    """Two-sided p-value of McNemar's exact test: are the disagreements split like fair coin tosses?"""
+    n = only_first + only_second
+    ways = tail = 1
+    for heads in range(min(only_first, only_second)):
+        ways = ways * (n - heads) // (heads + 1)
+        tail += ways
+    return float(min(1.0, 2 * tail / 2**n))

@@ -1,0 +1,294 @@
+"""The run directory: what a training leaves on disk, and the checkpoint from which it goes on.
+
+A run directory holds
+``settings.json``     the resolved settings,
+``environment.json``  versions, hardware, the data's checksum,
+``metrics.csv``       one row per epoch; the same for every run with the same seed on the same machine,
+``timing.csv``        how long each epoch took,
+``best.keras``        the model of the best epoch on the validation images (of the last, without any),
+``last.keras``        the model of the last epoch,
+``curves.png``        the learning curves,
+``tensorboard/``      the same figures for TensorBoard,
+``checkpoint.npz``    everything on which the rest of the training depends, and the one before it.
+
+Every file appears whole or not at all. What is in a checkpoint is the business of ``cifarcnn.loop``.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import os
+import shlex
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cifarcnn import files
+from cifarcnn.config import Settings
+from cifarcnn.errors import RunError, UsageError
+from cifarcnn.events import Note, OnEvent
+
+METRICS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
+TIMING = ("epoch", "seconds", "images_per_second")
+
+
+@dataclass
+class Progress:
+    """How far a training is, as it stands in a checkpoint.
+
+    Attributes:
+        epoch: epochs completed.
+        step: steps completed in the epoch under way.
+        rows: for each completed epoch, the columns of ``METRICS`` and ``TIMING``.
+        best_epoch, best_accuracy, best_loss: of the best epoch so far, on the validation images.
+        seconds: time spent training, validation and saving included, over all sittings.
+        epoch_seconds: time spent on the steps of the epoch under way.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_accuracy: float | None = None
+    best_loss: float | None = None
+    seconds: float = 0.0
+    epoch_seconds: float = 0.0
+
+    def finished(self, settings: Settings) -> bool:
+        """Return whether the last epoch is done, or patience is at its end."""
+        impatient = settings.patience > 0 and settings.val_size > 0
+        return self.epoch >= settings.epochs or (
+            impatient and self.epoch - self.best_epoch >= settings.patience
+        )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything on which the rest of a training depends.
+
+    Attributes:
+        settings: the run's, with device and precision resolved.
+        facts: versions, hardware and the data's checksum, to compare when the run is resumed.
+        data: where the user said the data set is; None if it was found by itself.
+        progress: how far the training is.
+        variables: the values of ``cifarcnn.twin.Pair.state``.
+    """
+
+    settings: Settings
+    facts: dict[str, Any]
+    data: str | None
+    progress: Progress
+    variables: list[npt.NDArray[Any]]
+
+
+class RunDirectory:
+    """A directory that holds one run. Make one with ``create`` or ``open``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.best = path / "best.keras"
+        self.last = path / "last.keras"
+        self.curves = path / "curves.png"
+        self.tensorboard = path / "tensorboard"
+        self._checkpoint = path / "checkpoint.npz"
+        self._previous = path / "checkpoint-previous.npz"
+
+    @classmethod
+    def create(cls, out: Path, settings: Settings) -> "RunDirectory":
+        """Make a new directory under ``out``, named by time, architecture, recipe and seed.
+
+        Raises:
+            RunError: ``out`` cannot be made or written to.
+        """
+        return cls(make_directory(out, f"{settings.arch}-{settings.recipe}-seed{settings.seed}"))
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDirectory":
+        """Take up an existing run directory.
+
+        Raises:
+            UsageError: there is none.
+        """
+        run = cls(path)
+        if not path.is_dir():
+            raise UsageError(f"no run directory {str(path)!r}; expected one that `cifarcnn train` has made")
+        if not run.resumable():
+            raise UsageError(
+                f"{str(path)!r} holds no checkpoint.npz; expected a run directory that `cifarcnn train` made"
+            )
+        return run
+
+    def resumable(self) -> bool:
+        """Return whether there is a checkpoint."""
+        return self._checkpoint.exists() or self._previous.exists()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out of this run for the length of the block.
+
+        Raises:
+            RunError: another process is at it.
+        """
+        import fcntl
+
+        with saving(self.path), contextlib.ExitStack() as stack:
+            lock = stack.enter_context(open(self.path / ".lock", "a+", encoding="ascii"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                owner = lock.read().strip() or "unknown"
+                raise RunError(
+                    f"run {str(self.path)!r} is in use by process {owner}; wait for it, or stop it first"
+                ) from None
+            lock.truncate(0)
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
+            self._remove_leftovers()
+            held = stack.pop_all()
+        with held:
+            yield
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a process killed inside a save has left half written: hidden, with a dash in the name."""
+        for path in self.path.glob(".*-*"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def write_json(self, name: str, document: Mapping[str, Any]) -> None:
+        """Write ``name``.json."""
+        with saving(self.path):
+            files.write_text(self.path / f"{name}.json", json.dumps(document, indent=2) + "\n")
+
+    def write_tables(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write ``metrics.csv`` and ``timing.csv``. Numbers are written so that they read back exactly."""
+        for name, columns in (("metrics", METRICS), ("timing", TIMING)):
+            table = io.StringIO()
+            writer = csv.DictWriter(table, columns, extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+            with saving(self.path):
+                files.write_text(self.path / f"{name}.csv", table.getvalue())
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint and keep the one before it."""
+        document = {
+            "settings": dataclasses.asdict(checkpoint.settings),
+            "facts": checkpoint.facts,
+            "data": checkpoint.data,
+            "progress": dataclasses.asdict(checkpoint.progress),
+        }
+        arrays: dict[str, Any] = {f"variable{i:04}": value for i, value in enumerate(checkpoint.variables)}
+        arrays["document"] = np.frombuffer(json.dumps(document).encode(), np.uint8)
+        with saving(self.path), files.replacing(self._checkpoint) as aside:
+            np.savez(aside, **arrays)
+            if self._checkpoint.exists():
+                self._checkpoint.replace(self._previous)
+
+    def load_checkpoint(self, on_event: OnEvent) -> Checkpoint:
+        """Read the newest whole checkpoint. A damaged one is set aside, and the user is told.
+
+        Raises:
+            RunError: there is none; each one's fault is named.
+        """
+        faults = []
+        for path in (self._checkpoint, self._previous):
+            try:
+                checkpoint = _read_checkpoint(path)
+            except FileNotFoundError:
+                continue
+            except _FAULTS as problem:
+                faults.append(f"{path.name}: {str(problem) or type(problem).__name__}")
+                continue
+            if faults:
+                # The next save would else put the damaged one in the place of the whole one.
+                aside = self.path / "checkpoint-damaged.npz"
+                with saving(self.path):
+                    self._checkpoint.replace(aside)
+                on_event(
+                    Note(f"warning: {faults[0]}; kept as {aside.name}, going on from the checkpoint before it")
+                )
+            return checkpoint
+        raise RunError(
+            f"no usable checkpoint in {str(self.path)!r} ({'; '.join(faults)}); the models in it are"
+            " untouched, but the run cannot be resumed"
+        )
+
+
+# What NumPy, the zip reader and the check of the document raise at a damaged or foreign file.
+_FAULTS = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, RuntimeError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
+def _read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint. The zip format's checksums reveal a damaged one; nothing in it can run code."""
+    with np.load(path, allow_pickle=False) as archive:
+        document = json.loads(archive["document"].tobytes())
+        names = sorted(name for name in archive.files if name.startswith("variable"))
+        variables = [archive[name] for name in names]
+    return Checkpoint(
+        Settings(**document["settings"]),
+        document["facts"],
+        document["data"],
+        Progress(**document["progress"]),
+        variables,
+    )
+
+
+def make_directory(out: Path, name: str) -> Path:
+    """Make a directory that did not exist, named by the time and ``name``.
+
+    Raises:
+        RunError: ``out`` cannot be made or written to.
+    """
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 1000):
+            path = out / (name if number == 1 else f"{name}-{number}")
+            with contextlib.suppress(FileExistsError):
+                path.mkdir()
+                return path
+    except OSError as problem:
+        raise RunError(
+            f"cannot make a run directory in {str(out)!r}: {problem.strerror}; choose another with --out"
+        ) from problem
+    raise RunError(f"{str(out)!r} holds a thousand runs of this second; choose another --out")
+
+
+def resume_command(path: Path) -> str:
+    """Return what to type to go on with a run."""
+    return f"cifarcnn train --resume {shlex.quote(str(path))}"
+
+
+@contextlib.contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Turn a failure to write below ``path`` into one line."""
+    try:
+        yield
+    except OSError as problem:
+        if not path.is_dir():
+            raise RunError(
+                f"the run directory {str(path)!r} is gone, and the training with it; if it was moved, give its"
+                " new place to `cifarcnn train --resume`"
+            ) from problem
+        # h5py's text is many lines of its own.
+        reason = os.strerror(problem.errno) if problem.errno else problem
+        raise RunError(
+            f"cannot write to {str(path)!r}: {reason}; what was saved before is intact: free space or"
+            f" mend the permissions, then: {resume_command(path)}"
+        ) from problem

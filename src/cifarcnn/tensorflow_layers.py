@@ -1,0 +1,63 @@
+"""Layers that do what Keras's do, at the speed of TensorFlow's own operations. Used in training only.
+
+What is saved are Keras's own layers with the same weights; ``cifarcnn.twin`` exchanges one for the other.
+"""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
+    """Batch normalisation of images as one operation.
+
+    Keras 3 computes moments and elementwise steps separately, in float32. The fused operation reads bfloat16
+    or float16 activations and keeps float32 statistics; a training step of ``vgg2`` takes a third less time.
+    """
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Normalise (n, height, width, channels) by the batch; other ranks, or inference, as Keras does."""
+        if not training or len(inputs.shape) != 4:
+            return super().call(inputs, training=training, mask=mask)
+        normalised, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=tf.cast(self.gamma, tf.float32),
+            offset=tf.cast(self.beta, tf.float32),
+            mean=tf.zeros([0]),
+            variance=tf.zeros([0]),
+            epsilon=self.epsilon,
+            is_training=True,
+        )
+        # The operation divides the sum of squares by count - 1, Keras by count.
+        count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
+        variance *= (count - 1) / count
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + batch * (1 - self.momentum))
+        return normalised
+
+
+class ByteDropout(keras.layers.Dropout):  # type: ignore[misc]
+    """Dropout that decides by a random byte for each unit, where Keras draws a 32-bit number.
+
+    The rate is rounded to a multiple of 1/256 (0.35 becomes 0.3516), and the kept units are scaled by the
+    rounded rate, so that the mean is right.
+    """
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Drop units when training, else do nothing."""
+        kept = round(256 * (1 - self.rate))
+        if not training or kept == 256:
+            return inputs
+        seed = tf.cast(self.seed_generator.next(), tf.int32)
+        size = tf.size(inputs)
+        words = tf.random.stateless_uniform(((size + 3) // 4,), seed, None, None, tf.int32, alg="philox")
+        random_bytes = tf.reshape(tf.bitcast(words, tf.uint8), (-1,))[:size]
+        mask = tf.cast(tf.reshape(random_bytes < kept, tf.shape(inputs)), inputs.dtype)
+        return inputs * (mask * tf.cast(256 / kept, inputs.dtype))
+
+
+REPLACEMENTS: dict[type, Any] = {
+    keras.layers.BatchNormalization: FusedBatchNormalization,
+    keras.layers.Dropout: ByteDropout,
+}

@@ -1,0 +1,75 @@
+"""A training shown on stderr: a moving bar on a terminal, and one plain line per epoch everywhere."""
+
+from typing import TYPE_CHECKING
+
+from rich import progress
+
+from cifarcnn import console
+from cifarcnn.events import EpochDone, Event, StepsDone
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+class TrainingDisplay(console.Progress):
+    """Shows the events of a training: give an object of this class as ``on_event``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = progress.Progress(
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(),
+            progress.TaskProgressColumn(),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.fields[figures]}", markup=False),
+            console=console.stderr,
+            transient=True,
+            disable=not console.stderr.is_terminal,
+        )
+        self.whole: progress.TaskID | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        if isinstance(event, StepsDone):
+            self._show_step(event)
+        elif isinstance(event, EpochDone):
+            console.note(epoch_line(event))
+        else:
+            super().__call__(event)
+
+    def _show_step(self, event: StepsDone) -> None:
+        done = (event.epoch - 1) * event.steps + event.step
+        if self.whole is None:
+            self.steps.start()
+            self.whole = self.steps.add_task("", total=event.epochs * event.steps, completed=done, figures="")
+        self.steps.update(
+            self.whole,
+            completed=done,
+            description=f"epoch {event.epoch}/{event.epochs}",
+            figures=f"loss {event.loss:.3f}  accuracy {event.accuracy:.1%}",
+        )
+
+    def __exit__(
+        self,
+        kind: "type[BaseException] | None",
+        problem: "BaseException | None",
+        traceback: "TracebackType | None",
+    ) -> None:
+        if self.whole is not None:
+            self.steps.stop()
+        super().__exit__(kind, problem, traceback)
+
+
+def epoch_line(event: EpochDone) -> str:
+    """Return the line of one epoch, for a terminal and for a log alike."""
+    parts = [
+        f"epoch {event.epoch:>{len(str(event.epochs))}}/{event.epochs}",
+        f"loss {event.loss:.4f}",
+        f"accuracy {event.accuracy:.4f}",
+    ]
+    if event.val_loss is not None and event.val_accuracy is not None:
+        best = " (best)" if event.best else ""
+        parts.append(f"validation loss {event.val_loss:.4f} accuracy {event.val_accuracy:.4f}{best}")
+    if event.images_per_second:
+        parts.append(f"{event.images_per_second:,.0f} images/s")
+    return "  ".join([*parts, f"{event.seconds:.1f} s"])

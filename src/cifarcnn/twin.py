@@ -1,0 +1,138 @@
+"""The training twin: the same network, made fast for training.
+
+A twin takes the place of a stock network while it trains. It holds the training images once, on the device,
+padded; it is fed small integers and makes each crop by one gather; it computes in the chosen precision, with
+faster layers where the backend has them, and ends in logits. Its weights are copied into the stock network,
+which alone is evaluated and saved.
+"""
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from cifarcnn import optimizer
+
+
+class CropFromStore(keras.layers.Layer):  # type: ignore[misc]
+    """Turns picks into images, from a store of all images.
+
+    Args:
+        images: uint8, (n, 32, 32, 3).
+        margin: pixels by which a crop may be moved; the border is repeated outwards that far.
+    """
+
+    def __init__(self, images: npt.NDArray[np.uint8], margin: int, **options: Any) -> None:
+        super().__init__(trainable=False, **options)
+        self.size = images.shape[1]
+        self.stride = self.size + 2 * margin
+        padded = np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="edge")
+        # A weight rather than a constant: JAX would compile a constant of 240 MB into the program.
+        pixels = padded.reshape(-1, 3)
+        self.store = self.add_weight(
+            shape=pixels.shape, dtype="uint8", initializer="zeros", trainable=False, name="store"
+        )
+        self.store.assign(pixels)
+
+    def call(self, picks: Any) -> Any:
+        """Gather crops.
+
+        Args:
+            picks: int32, (batch, 4): image, top, left (of the crop in the padded image), 1 to flip else 0.
+
+        Returns:
+            uint8, (batch, 32, 32, 3).
+        """
+        image, top, left, flip = (picks[:, column] for column in range(4))
+        line = ops.arange(self.size, dtype="int32")
+        rows = top[:, None] + line
+        columns = left[:, None] + ops.where(flip[:, None] == 1, self.size - 1 - line, line)
+        positions = (image[:, None, None] * self.stride + rows[:, :, None]) * self.stride + columns[
+            :, None, :
+        ]
+        return ops.take(self.store, positions, axis=0)
+
+
+class Twin(keras.Model):  # type: ignore[misc]
+    """A model whose metrics can go on where an interrupted epoch left them."""
+
+    within_epoch = False
+
+    def reset_metrics(self) -> None:
+        """Reset the metrics, unless the coming ``fit`` continues an epoch."""
+        if not self.within_epoch:
+            super().reset_metrics()
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A stock network and its training twin.
+
+    Attributes:
+        stock: float32, stock layers, pixels to probabilities: what is evaluated and saved.
+        fast: the same layers as the twin trains them, without the crop.
+        twin: picks to logits: what ``fit`` is called on.
+    """
+
+    stock: keras.Model
+    fast: keras.Model
+    twin: Twin
+
+    def update_stock(self) -> None:
+        """Copy the trained weights into the stock network."""
+        weights = self.fast.get_weights()
+        averaged = optimizer.put_averages(self.twin.optimizer, self.twin.trainable_variables)
+        self.stock.set_weights(self.fast.get_weights() if averaged else weights)
+        if averaged:
+            self.fast.set_weights(weights)
+
+    def state(self) -> list[Any]:
+        """Return every variable on which the rest of the training depends, in a fixed order."""
+        everything = [*self.twin.variables, *self.twin.optimizer.variables, *self.twin.metrics_variables]
+        store = self.twin.get_layer("crop").store
+        return list({id(variable): variable for variable in everything if variable is not store}.values())
+
+
+def make(
+    stock: keras.Model, images: npt.NDArray[np.uint8], *, margin: int, precision: str, seed: int
+) -> Pair:
+    """Make the training twin of a network, with the same weights.
+
+    Args:
+        stock: a network that ends in a layer named "probabilities".
+        images: the training images, uint8, (n, 32, 32, 3).
+        margin: the most pixels by which augmentation moves an image.
+        precision: a Keras dtype policy for all but the logits.
+        seed: fixes dropout.
+    """
+    replacements = _replacements()
+    dropouts = 0
+
+    def training_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+        nonlocal dropouts
+        config = {**layer.get_config(), "dtype": precision}
+        if layer.name == "probabilities":
+            # Logits in float32: a softmax in low precision loses the small probabilities and their gradients.
+            config |= {"dtype": "float32", "activation": "linear"}
+        if isinstance(layer, keras.layers.Dropout):
+            dropouts += 1
+            config["seed"] = int(np.random.default_rng([seed, dropouts]).integers(2**31))
+        return replacements.get(type(layer), type(layer)).from_config(config)
+
+    fast = keras.models.clone_model(stock, clone_function=training_layer)
+    fast.set_weights(stock.get_weights())
+    picks = keras.Input((4,), dtype="int32", name="picks")
+    crops = CropFromStore(images, margin, name="crop", dtype="uint8")(picks)
+    return Pair(stock, fast, Twin(picks, fast(crops), name="twin"))
+
+
+def _replacements() -> dict[type, Any]:
+    """Return the faster layers that the backend has. JAX's compiler fuses Keras's own."""
+    if keras.backend.backend() != "tensorflow":
+        return {}
+    from cifarcnn.tensorflow_layers import REPLACEMENTS
+
+    return REPLACEMENTS

@@ -1,0 +1,98 @@
+"""The table of architectures: exact counts, raw pixels in, and files that plain Keras opens."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from cifarcnn import architectures, modelfile, summaries
+from cifarcnn.architectures import ARCHITECTURES, Architecture, Variant
+from cifarcnn.errors import UsageError
+
+EVERY = pytest.mark.parametrize("row", ARCHITECTURES, ids=lambda row: row.name)
+
+# What the networks' authors published, or what follows from their layer tables.
+PUBLISHED_PARAMETERS = {
+    "plain6": 276_138,
+    "plain6-small": 208_794,
+    "rmsprop6": 307_498,
+    "vgg2": 591_658,
+    "vgg3": 552_874,
+    "shallow2": 4_210_090,
+}
+
+# Two for each multiply-accumulate, worked out by hand from the layer tables.
+FLOPS = {"vgg2": 50_006_528, "shallow2": 29_042_688}
+
+
+def pixels(count: int = 4) -> np.ndarray:
+    """Random images."""
+    return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
+
+
+@EVERY
+def test_parameter_counts_are_the_published_ones(row: Architecture) -> None:
+    """Each network has exactly the parameters of the original, and the table says so."""
+    assert architectures.build(row.name).count_params() == row.params == PUBLISHED_PARAMETERS[row.name]
+
+
+@EVERY
+def test_takes_raw_pixels_and_gives_probabilities(row: Architecture) -> None:
+    """Pixels from 0 to 255 go in, ten probabilities that sum to one come out."""
+    answers = architectures.build(row.name).predict_on_batch(pixels())
+    assert answers.shape == (4, 10)
+    assert np.allclose(answers.sum(axis=1), 1, atol=1e-5)
+
+
+@EVERY
+def test_a_saved_network_opens_in_plain_keras(row: Architecture, tmp_path: Path) -> None:
+    """A process that never imports this package loads the file and gives the same answers."""
+    network = architectures.build(row.name)
+    modelfile.save(network, tmp_path / "model.keras", {"arch": row.name})
+    np.save(tmp_path / "pixels.npy", pixels())
+    script = (
+        "import sys, keras, numpy; model = keras.models.load_model('model.keras');"
+        "numpy.save('answers.npy', model.predict_on_batch(numpy.load('pixels.npy')));"
+        "assert 'cifarcnn' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True)
+    assert np.array_equal(np.load(tmp_path / "answers.npy"), network.predict_on_batch(pixels()))
+
+
+@pytest.mark.parametrize("normalize", ["unit", "standard"])
+def test_normalisation_is_a_stock_layer_inside(normalize: str) -> None:
+    """ "unit" divides by 255; "standard" gives the training images' z-scores."""
+    network = architectures.build("plain6-small", Variant(normalize=normalize))
+    layer = network.get_layer("normalize")
+    assert type(layer) is keras.layers.Rescaling
+    expected = pixels() / 255
+    if normalize == "standard":
+        expected = (expected - [0.4914, 0.4822, 0.4465]) / [0.2470, 0.2435, 0.2616]
+    assert np.allclose(layer(pixels().astype(np.float32)), expected, atol=1e-3)
+
+
+def test_a_variant_scales_dropout_and_sets_inertia() -> None:
+    """The recipe's factor reaches every dropout layer, its inertia every batch normalisation."""
+    network = architectures.build("vgg3", Variant(batch_norm_momentum=0.5, dropout=0.5))
+    rates = [layer.rate for layer in network.layers if isinstance(layer, keras.layers.Dropout)]
+    inertia = {
+        layer.momentum for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)
+    }
+    assert np.allclose(rates, [0.1, 0.15, 0.2, 0.25])
+    assert inertia == {0.5}
+
+
+@pytest.mark.parametrize("name", FLOPS)
+def test_flops_are_those_counted_by_hand(name: str) -> None:
+    """The summary counts two operations per multiply-accumulate."""
+    assert summaries.summarise(name).flops == FLOPS[name]
+
+
+@pytest.mark.parametrize(("wrong", "meant"), [("vgg4", "vgg"), ("VGG2", "vgg2"), ("plain", "plain6")])
+def test_an_unknown_name_suggests_the_nearest(wrong: str, meant: str) -> None:
+    """A slip of the finger is answered by the name that was meant."""
+    with pytest.raises(UsageError, match=f"did you mean '{meant}"):
+        architectures.find(wrong)

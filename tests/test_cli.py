@@ -1,0 +1,108 @@
+"""The command line as a whole: quick help, documented commands, exit codes."""
+
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import pytest
+
+from cifarcnn.cli import cli
+from conftest import Run
+
+README = Path(__file__).parents[1] / "README.md"
+HEAVY = ("tensorflow", "keras", "jax", "matplotlib")
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every command's words, groups included."""
+    found: list[tuple[str, ...]] = [path]
+    for name, command in group.commands.items():
+        inner = commands(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
+        found += inner
+    return found
+
+
+@pytest.mark.parametrize("words", commands(cli), ids=" ".join)
+def test_help_is_quick_because_nothing_heavy_is_imported(words: tuple[str, ...]) -> None:
+    """Each command's help imports neither a framework nor a plotting library."""
+    script = (
+        "import sys\n"
+        "from cifarcnn.cli import cli\n"
+        f"try: cli.main({[*words, '--help']!r}, prog_name='cifarcnn')\n"
+        "except SystemExit: pass\n"
+        f"print('loaded:', [name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Usage: cifarcnn")
+    assert done.stdout.endswith("loaded: []\n")
+
+
+@pytest.mark.parametrize("words", commands(cli)[1:], ids=" ".join)
+def test_every_command_is_in_the_readme(words: tuple[str, ...]) -> None:
+    """A command that the README does not show does not exist for its readers."""
+    assert f"cifarcnn {' '.join(words)}" in README.read_text()
+
+
+def test_every_option_of_the_readme_exists() -> None:
+    """The README shows no option that a command does not have."""
+    known = {"--help", "--version"}
+    for words in commands(cli):
+        command: click.Command = cli
+        for word in words:
+            assert isinstance(command, click.Group)
+            command = command.commands[word]
+        known |= {option for parameter in command.params for option in parameter.opts}
+    shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", "\n".join(cifarcnn_lines())))
+    assert shown <= known
+
+
+def cifarcnn_lines() -> list[str]:
+    """The README's lines that run the command."""
+    return [line for line in README.read_text().splitlines() if re.match(r"^(\$ )?cifarcnn ", line)]
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    """The public names are there, and cost nothing until one is used."""
+    script = (
+        "import sys, cifarcnn\n"
+        "names = dir(cifarcnn)\n"
+        "cifarcnn.train, cifarcnn.evaluate, cifarcnn.predict, cifarcnn.resume\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], 'train' in names)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[] True\n"
+
+
+def test_version_is_that_of_the_package(cifarcnn: Run) -> None:
+    """It is written once, in pyproject.toml."""
+    assert cifarcnn("--version").stdout == f"cifarcnn, version {version('cifarcnn')}\n"
+
+
+def test_python_m_is_the_command() -> None:
+    """``python -m cifarcnn`` does what ``cifarcnn`` does."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cifarcnn", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("cifarcnn, version ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "No such command 'trian'"),
+        (["train", "--epochs"], "requires an argument"),
+        (["summary", "vgg9"], "unknown architecture 'vgg9': did you mean"),
+        (["predict"], "Missing argument"),
+        (["evaluate"], "Missing argument"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], message: str, cifarcnn: Run) -> None:
+    """The message says what is wrong; there is no traceback."""
+    done = cifarcnn(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert message in done.stderr

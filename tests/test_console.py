@@ -1,0 +1,24 @@
+"""What is shown: names of files from anywhere, on one line."""
+
+import os
+
+import pytest
+
+from cifarcnn import console
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("cat.png", "cat.png"),
+        ("Käse 猫.png", "Käse 猫.png"),
+        ("two\nlines\t.png", r"two\nlines\t.png"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        (os.fsdecode(b"caf\xe9.png"), r"caf\udce9.png"),
+        ("right-to-left \u202egnp.exe", r"right-to-left \u202egnp.exe"),
+    ],
+)
+def test_names_are_shown_on_one_line(name: str, shown: str) -> None:
+    """Control characters and bytes that are no text are shown by their codes."""
+    assert console.printable(name) == shown
+    console.text(name).encode("utf-8")

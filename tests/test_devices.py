@@ -1,0 +1,108 @@
+"""The choice of device and arithmetic, for machines one has and machines one has not."""
+
+import pytest
+
+from cifarcnn import devices
+from cifarcnn.devices import Gpu, Hardware
+from cifarcnn.errors import UsageError
+
+PLAIN = frozenset({"avx2", "avx512f"})
+
+
+def machine(
+    *flags: str, gpus: tuple[Gpu, ...] = (), backend: str = "tensorflow", idle_gpu: str | None = None
+) -> Hardware:
+    """A machine with these processor features and GPUs."""
+    return Hardware(backend, "a processor", 4, PLAIN | set(flags), gpus, idle_gpu)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "device", "precision"),
+    [
+        (machine(), "cpu", "float32"),
+        (machine("avx512_bf16"), "cpu", "mixed_bfloat16"),
+        (machine("amx_bf16"), "cpu", "mixed_bfloat16"),
+        (machine("bf16"), "cpu", "mixed_bfloat16"),
+        (machine("avx512_bf16", backend="jax"), "cpu", "float32"),
+        (machine(gpus=(Gpu("K80", (3, 7)),)), "gpu:0", "float32"),
+        (machine(gpus=(Gpu("P100", (6, 0)),)), "gpu:0", "float32"),
+        (machine(gpus=(Gpu("V100", (7, 0)),)), "gpu:0", "mixed_float16"),
+        (machine(gpus=(Gpu("T4", (7, 5)),)), "gpu:0", "mixed_float16"),
+        (machine(gpus=(Gpu("A100", (8, 0)),)), "gpu:0", "mixed_bfloat16"),
+        (machine(gpus=(Gpu("H200", (9, 0)),), backend="jax"), "gpu:0", "mixed_bfloat16"),
+        (machine(gpus=(Gpu("unknown", None),)), "gpu:0", "float32"),
+    ],
+)
+def test_auto_chooses_by_the_hardware(hardware: Hardware, device: str, precision: str) -> None:
+    """bfloat16 where it is native, float16 on older tensor cores, float32 elsewhere; always with a reason."""
+    choice = devices.choose(hardware)
+    assert (choice.device, choice.precision) == (device, precision)
+    assert precision in choice.reason
+
+
+def test_what_is_asked_for_is_taken() -> None:
+    """An explicit device and precision win over the hardware's best."""
+    hardware = machine("avx512_bf16", gpus=(Gpu("A100", (8, 0)), Gpu("A100", (8, 0))))
+    assert devices.choose(hardware, "cpu").precision == "mixed_bfloat16"
+    assert devices.choose(hardware, "gpu:1").device == "gpu:1"
+    choice = devices.choose(hardware, "gpu", "float32")
+    assert (choice.device, choice.precision) == ("gpu:0", "float32")
+
+
+def test_xla_and_several_steps_per_call_are_for_gpus() -> None:
+    """On a CPU TensorFlow's own kernels run, one step a call."""
+    cpu, gpu = devices.choose(machine()), devices.choose(machine(gpus=(Gpu("A100", (8, 0)),)))
+    assert (cpu.jit_compile, cpu.steps_per_execution) == (False, 1)
+    assert gpu.jit_compile == "auto"
+    assert gpu.steps_per_execution > 1
+
+
+def test_a_gpu_that_cannot_be_used_is_reported_with_the_mend() -> None:
+    """A present but unusable GPU is not ignored silently; with --device gpu it is an error."""
+    hardware = machine(idle_gpu="NVIDIA A100")
+    warning = devices.choose(hardware).warning
+    assert warning is not None
+    assert "NVIDIA A100 is present" in warning
+    assert "cifarcnn[gpu]" in warning
+    with pytest.raises(UsageError, match="NVIDIA A100 is present"):
+        devices.choose(hardware, "gpu")
+
+
+@pytest.mark.parametrize("device", ["tpu", "gpu:", "gpu:x", "", "GPU:0 "])
+def test_an_impossible_device_is_refused(device: str) -> None:
+    """The message says what is expected."""
+    with pytest.raises(UsageError, match="expected auto, cpu, gpu or gpu:N"):
+        devices.choose(machine(), device)
+
+
+def test_a_gpu_number_that_does_not_exist_is_refused() -> None:
+    """The message says how many there are."""
+    with pytest.raises(UsageError, match="found 1 usable GPU"):
+        devices.choose(machine(gpus=(Gpu("A100", (8, 0)),)), "gpu:3")
+    with pytest.raises(UsageError, match="found no GPU"):
+        devices.choose(machine(), "gpu")
+
+
+@pytest.mark.parametrize(
+    ("environment", "kept"),
+    [
+        ({}, True),
+        ({"ONEDNN_MAX_CPU_ISA": "ALL"}, True),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_AMX"}, True),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}, False),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX2"}, False),
+        ({"TF_ENABLE_ONEDNN_OPTS": "0"}, False),
+    ],
+)
+def test_kernels_told_to_use_less_than_the_cpu_has_take_bfloat16_away(
+    environment: dict[str, str], kept: bool
+) -> None:
+    """oneDNN's own switches mask the bfloat16 features, if the processor has them."""
+    native = devices.cpu_flags({}) & devices.BFLOAT16_FLAGS
+    assert devices.cpu_flags(environment) & devices.BFLOAT16_FLAGS == (native if kept else frozenset())
+
+
+def test_the_machine_says_how_many_cores_may_be_used() -> None:
+    """At least one, and no more than there are."""
+    assert devices.usable_cpus() >= 1
+    assert devices.cpu_name()

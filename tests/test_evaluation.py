@@ -1,0 +1,260 @@
+"""Evaluation of a tiny network on the real images: the library function and the command on top of it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn import metrics as sklearn_metrics
+
+from cifarcnn import cifar10, evaluation, metrics, modelfile, sources
+from cifarcnn.errors import CifarCNNError, ModelError, UsageError
+
+OURS = {"arch": "plain6", "recipe": "fast", "seed": 3, "val_size": 400, "temperature": 2.0}
+SCHEMA = ["schema", "model", "split", "n", "accuracy", "loss", "per_class", "confusion_matrix"]
+
+
+def save(path: Path, seed: int, metadata: dict[str, object] | None) -> Path:
+    """Save a little convolutional network; without metadata as plain Keras does."""
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            keras.layers.Rescaling(1 / 64, offset=-2),
+            keras.layers.Conv2D(8, 5, strides=4, activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10, activation="softmax"),
+        ]
+    )
+    path.parent.mkdir(exist_ok=True)
+    if metadata is None:
+        model.save(path)
+    else:
+        modelfile.save(model, path, metadata)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory ``run`` with a model of ours, and two further models."""
+    folder = tmp_path_factory.mktemp("models")
+    save(folder / "run" / "best.keras", 1, OURS)
+    save(folder / "foreign.keras", 2, None)
+    save(folder / "all-images.keras", 1, {**OURS, "val_size": 0})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def test_images() -> cifar10.Images:
+    """The real test images."""
+    return sources.load("test")
+
+
+def command(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the installed command."""
+    return subprocess.run(
+        [sys.executable, "-m", "cifarcnn", "evaluate", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+
+
+def plain_keras(path: Path, images: np.ndarray) -> np.ndarray:
+    """What the network itself answers, asked without this package."""
+    import keras
+
+    return keras.models.load_model(path, compile=False).predict(images, batch_size=1000, verbose=0)
+
+
+def test_figures_are_those_of_the_network_in_plain_keras(folder: Path, test_images: cifar10.Images) -> None:
+    """A foreign model's accuracy, loss and confusion agree with Keras and scikit-learn on all images."""
+    result = evaluation.evaluate(folder / "foreign.keras", batch_size=512)
+    expected = plain_keras(folder / "foreign.keras", test_images.images)
+    np.testing.assert_allclose(result.probabilities, expected, atol=1e-5)
+    answers = expected.argmax(axis=1)
+    assert result.metrics.n == 10_000
+    assert result.metrics.accuracy == sklearn_metrics.accuracy_score(test_images.labels, answers)
+    exact = expected.astype(np.float64)
+    loss = sklearn_metrics.log_loss(test_images.labels, exact / exact.sum(axis=1, keepdims=True))
+    assert result.metrics.loss == pytest.approx(loss, rel=1e-4)
+    assert (result.temperature, result.uncalibrated, result.averaged) == (None, None, {})
+    assert result.seconds > 0
+
+
+def test_temperature_changes_loss_and_calibration_but_no_answer(folder: Path) -> None:
+    """A run directory means its best model; both calibrated and raw figures are reported."""
+    result = evaluation.evaluate(str(folder / "run"))
+    plain = plain_keras(folder / "run" / "best.keras", result.images.images)
+    assert result.model == folder / "run" / "best.keras"
+    assert result.uncalibrated is not None
+    np.testing.assert_array_equal(result.metrics.confusion, result.uncalibrated.confusion)
+    np.testing.assert_allclose(
+        result.probabilities, metrics.softmax(np.log(plain.astype(np.float64)) / 2), atol=1e-5
+    )
+    assert result.uncalibrated.loss == pytest.approx(
+        metrics.measure(plain, result.images.labels).loss, rel=1e-4
+    )
+    # An untrained network is overconfident, so halving its scores must help.
+    assert result.metrics.loss < result.uncalibrated.loss
+    assert result.metrics.ece < result.uncalibrated.ece
+
+
+def test_validation_images_are_those_that_the_training_held_out(folder: Path) -> None:
+    """Size and seed of the split come from the model; the images are training images."""
+    notes: list[object] = []
+    result = evaluation.evaluate(folder / "run", split="validation", on_event=notes.append)
+    train = sources.load("train")
+    _, held_out = cifar10.stratified_split(train.labels, 400, seed=3)
+    np.testing.assert_array_equal(result.images.images, train.images[held_out])
+    np.testing.assert_array_equal(result.images.labels, train.labels[held_out])
+    assert result.metrics.n == 400
+    assert "temperature was fitted on these images" in repr(notes)
+
+
+def test_augmented_views_average_log_probabilities(folder: Path, test_images: cifar10.Images) -> None:
+    """Flip, and flip with shifts, stand beside the plain figure, which they leave alone."""
+    path = folder / "run" / "best.keras"
+    result = evaluation.evaluate(path, tta=True)
+    images = test_images.images
+
+    def log_mean(*views: np.ndarray) -> np.ndarray:
+        return np.mean([np.log(plain_keras(path, view)) for view in views], axis=0)
+
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    down, up = padded[:, :32, :32], padded[:, 2:, 2:]
+    flip = log_mean(images, images[:, :, ::-1])
+    both = flip / 2 + log_mean(down, down[:, :, ::-1], up, up[:, :, ::-1]) / 2
+    for name, scores in (("flip", flip), ("flip_shift", both)):
+        expected = metrics.measure(metrics.softmax(scores / 2), test_images.labels)
+        assert result.averaged[name].accuracy == pytest.approx(expected.accuracy, abs=2e-4)
+        assert result.averaged[name].loss == pytest.approx(expected.loss, rel=1e-4)
+    plain = metrics.measure(metrics.softmax(log_mean(images) / 2), test_images.labels)
+    assert result.metrics.accuracy == pytest.approx(plain.accuracy, abs=2e-4)
+
+
+def test_a_network_of_infinities_is_refused(folder: Path) -> None:
+    """Probabilities that are not numbers give an error, not figures."""
+    import keras
+
+    path = save(folder / "broken.keras", 4, None)
+    model = keras.models.load_model(path)
+    model.layers[1].set_weights([np.full(shape, np.nan) for shape in ((5, 5, 3, 8), (8,))])
+    model.save(path)
+    with pytest.raises(ModelError, match=r"broken\.keras"):
+        evaluation.evaluate(path)
+
+
+def test_impossible_requests_are_refused(folder: Path) -> None:
+    """Unknown split, batch of nothing, and different images to compare: each says what was wrong."""
+    with pytest.raises(UsageError, match="no split 'train'; expected one of: test, validation"):
+        evaluation.evaluate(folder / "run", split="train")
+    with pytest.raises(UsageError, match="batch size is 0"):
+        evaluation.evaluate(folder / "run", batch_size=0)
+    first = evaluation.evaluate(folder / "run", split="validation")
+    second = evaluation.evaluate(folder / "run")
+    with pytest.raises(UsageError, match="different"):
+        evaluation.compare(first, second)
+    with pytest.raises(UsageError, match="cannot show 0 mistakes"):
+        evaluation.write_figures(first, folder / "never", worst=0)
+    (folder / "a-file").touch()
+    with pytest.raises(CifarCNNError, match="cannot write the figures"):
+        evaluation.write_figures(first, folder / "a-file" / "below")
+    with pytest.raises(CifarCNNError, match="cannot write the report"):
+        evaluation.write_report(first, folder / "a-file" / "below")
+
+
+def test_command_writes_one_json_document_figures_and_a_report(folder: Path, tmp_path: Path) -> None:
+    """The document has the promised keys in order; pictures and page are whole."""
+    done = command(folder / "run", "--json", "--figures", tmp_path / "new" / "dir", "--report", tmp_path)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert list(document)[: len(SCHEMA)] == SCHEMA
+    assert (document["schema"], document["split"], document["n"]) == (1, "test", 10_000)
+    assert [row["class"] for row in document["per_class"]] == list(cifar10.CLASSES)
+    assert set(document["per_class"][0]) == {"class", "precision", "recall", "f1", "support"}
+    confusion = np.array(document["confusion_matrix"])
+    assert confusion.sum(axis=1).tolist() == [1000] * 10
+    assert document["accuracy"] == np.trace(confusion) / 10_000
+    assert document["uncalibrated"]["ece"] != document["ece"]
+    pictures = sorted((tmp_path / "new" / "dir").iterdir())
+    assert [path.stem for path in pictures] == ["confusion", "filters", "mistakes", "reliability", "samples"]
+    for path in pictures:
+        with Image.open(path) as picture:
+            picture.load()
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert f"{100 * document['accuracy']:.2f} %" in page
+    assert "plain6" in page
+
+
+def test_command_prints_tables_that_fit_80_columns(folder: Path) -> None:
+    """Piped, there is no colour and no animation; every row of the matrix is there whole."""
+    done = command(folder / "run", "--tta")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "\x1b" not in done.stdout + done.stderr
+    assert max(len(line) for line in lines[1:]) <= 80
+    start = next(number for number, line in enumerate(lines) if line.split()[:1] == ["airpl"])
+    for name, line in zip(cifar10.CLASSES, lines[start + 2 :], strict=False):
+        truth, *counts = line.split()
+        assert truth == name
+        assert sum(int(count.replace("·", "0")) for count in counts) == 1000
+    for word in ("accuracy", "precision", "calibration error", "with flip and shift", "taken for"):
+        assert word in done.stdout
+
+
+def test_command_compares_models_on_the_same_images(folder: Path) -> None:
+    """Several models give a table, and as JSON every document and the paired comparison."""
+    done = command(folder / "run", folder / "foreign.keras", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    first, second = document["models"]
+    (comparison,) = document["comparisons"]
+    assert comparison["difference"] == pytest.approx(second["accuracy"] - first["accuracy"])
+    assert comparison["only_second"] - comparison["only_first"] == round(comparison["difference"] * 10_000)
+    assert comparison["interval"][0] < comparison["difference"] < comparison["interval"][1]
+    text = command(folder / "run", folder / "foreign.keras").stdout
+    assert "2 against 1" in text
+    assert "McNemar" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["foreign.keras", "--split", "validation"], 2, "does not say which images"),
+        (["all-images.keras", "--split", "validation"], 2, "none was held out"),
+        (["absent.keras"], 1, "absent.keras"),
+        ([], 2, "MODEL"),
+        (["run", "--split", "train"], 2, "train"),
+        (["run", "--worst", "0"], 2, "worst"),
+        (["run", "foreign.keras", "--figures", "figures"], 2, "show one model"),
+        (["run", "--data", "nowhere"], 1, "nowhere"),
+    ],
+)
+def test_mistakes_are_one_line_and_an_exit_code(folder: Path, arguments, code: int, message: str) -> None:
+    """A wrong request names what was wrong on stderr, writes nothing to stdout and never a traceback."""
+    done = command(*arguments, cwd=folder)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_help_is_quick_to_import() -> None:
+    """The command's help loads neither a framework nor the plotting library."""
+    code = (
+        "import sys; from cifarcnn.commands.evaluate import evaluate;"
+        "evaluate.main(['--help'], standalone_mode=False);"
+        "assert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--figures DIR" in done.stdout

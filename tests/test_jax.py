@@ -1,0 +1,44 @@
+"""The same package on JAX, with TensorFlow out of reach."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# A module that is None cannot be imported: as if TensorFlow were not installed.
+WITHOUT_TENSORFLOW = "import sys; sys.modules['tensorflow'] = None; from cifarcnn.cli import main; main()"
+
+
+def run_on_jax(directory: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    """Run the command with Keras on JAX."""
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_TENSORFLOW, *map(str, arguments)],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_trains_evaluates_and_resumes_without_tensorflow(tmp_path: Path, data_directory: Path) -> None:
+    """A short training, its continuation, and the validation figures of its model."""
+    options = ("--train-size", 300, "--val-size", 100, "--batch-size", 50, "--data", data_directory, "--json")
+    done = run_on_jax(tmp_path, "train", "--arch", "vgg2", "--epochs", 1, *options)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["precision"] == "float32"
+    assert "jax" in done.stderr
+    resumed = run_on_jax(
+        tmp_path, "train", "--resume", document["run_dir"], "--epochs", 2, "--data", data_directory, "--json"
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    document = json.loads(resumed.stdout)
+    measured = run_on_jax(
+        tmp_path, "evaluate", document["run_dir"], "--split", "validation", "--data", data_directory, "--json"
+    )
+    assert measured.returncode == 0, measured.stderr
+    assert json.loads(measured.stdout)["accuracy"] == pytest.approx(document["val_accuracy"], abs=0.011)

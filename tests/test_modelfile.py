@@ -1,0 +1,144 @@
+"""Model files: what is written opens anywhere, and answers the same however it is asked."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import models
+from cifarcnn import modelfile
+from cifarcnn.errors import ModelError
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file of ours."""
+    return models.save_tiny(
+        tmp_path_factory.mktemp("good") / "good.keras", {"arch": "tiny", "temperature": 1.5}
+    )
+
+
+@pytest.fixture(scope="module")
+def opened(good: Path) -> modelfile.Model:
+    """The same, loaded."""
+    return modelfile.load(good)
+
+
+def test_saved_models_open_in_plain_keras(good: Path, opened: modelfile.Model) -> None:
+    """A process that never imports cifarcnn gets the same answers from our file."""
+    answers, knows_us = json.loads(models.plain_keras(good).stdout)
+    assert not knows_us
+    np.testing.assert_allclose(answers, opened.probabilities(models.pixels(3)), atol=1e-6)
+
+
+def test_weights_and_metadata_survive(good: Path, opened: modelfile.Model) -> None:
+    """What was saved is what is loaded."""
+    assert modelfile.weights_digest(opened.network) == modelfile.weights_digest(models.tiny())
+    assert modelfile.weights_digest(opened.network) != modelfile.weights_digest(models.tiny(seed=2))
+    assert opened.metadata == modelfile.read_metadata(good) == {"arch": "tiny", "temperature": 1.5}
+
+
+def test_equal_models_make_equal_files(good: Path, tmp_path: Path) -> None:
+    """No clock and no memory address gets into a file."""
+    again = models.save_tiny(tmp_path / "again.keras", {"temperature": 1.5, "arch": "tiny"})
+    assert again.read_bytes() == good.read_bytes()
+    other = models.save_tiny(tmp_path / "other.keras", {"arch": "other"})
+    assert other.read_bytes() != good.read_bytes()
+
+
+def test_a_failed_save_leaves_the_old_file(good: Path, tmp_path: Path) -> None:
+    """Metadata that JSON cannot hold spoils nothing."""
+    path = tmp_path / "kept.keras"
+    path.write_bytes(good.read_bytes())
+    with pytest.raises(ValueError, match="JSON"):
+        modelfile.save(models.tiny(), path, {"loss": math.nan})
+    assert path.read_bytes() == good.read_bytes()
+    assert os.listdir(tmp_path) == ["kept.keras"]
+
+
+def test_metadata_is_read_without_keras(good: Path) -> None:
+    """Looking at a model costs no import of Keras or TensorFlow."""
+    script = (
+        "import sys, pathlib; from cifarcnn import modelfile\n"
+        f"print(modelfile.read_metadata(pathlib.Path({str(good)!r})))\n"
+        "print({'keras', 'tensorflow', 'h5py'} & set(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "{'arch': 'tiny', 'temperature': 1.5}\nset()\n"
+
+
+def test_answers_do_not_depend_on_the_batch(opened: modelfile.Model) -> None:
+    """An image gets the same probabilities to the last bit alone, in a part of a batch and in several."""
+    images = models.pixels(530)
+    answers = opened.probabilities(images)
+    assert answers.shape == (530, 10)
+    assert answers.dtype == np.float32
+    np.testing.assert_allclose(answers.sum(axis=1), 1, rtol=1e-5)
+    for part in (slice(0, 1), slice(3, 20), slice(499, 501), slice(0, 0)):
+        np.testing.assert_array_equal(opened.probabilities(images[part]), answers[part])
+    np.testing.assert_array_equal(opened.probabilities(images, batch_size=64), answers)
+
+
+def test_a_run_directory_stands_for_its_best_model(good: Path, tmp_path: Path) -> None:
+    """A directory is resolved to best.keras, or refused with what it is."""
+    with pytest.raises(ModelError, match=r"holds no best\.keras"):
+        modelfile.resolve(tmp_path)
+    (tmp_path / "saved_model.pb").touch()
+    with pytest.raises(ModelError, match="SavedModel"):
+        modelfile.resolve(tmp_path)
+    (tmp_path / "best.keras").write_bytes(good.read_bytes())
+    assert modelfile.resolve(tmp_path) == tmp_path / "best.keras"
+    assert modelfile.read_metadata(tmp_path)["arch"] == "tiny"
+
+
+def test_a_missing_model_suggests_the_nearest_name(good: Path, tmp_path: Path) -> None:
+    """A slip in the name is answered with the right one; where nothing is near, with how to get a model."""
+    with pytest.raises(ModelError, match=r"did you mean .*good\.keras"):
+        modelfile.load(good.parent / "god.keras")
+    with pytest.raises(ModelError, match="cifarcnn train"):
+        modelfile.load(tmp_path / "absent" / "x.keras")
+
+
+def test_plain_keras_models_are_welcome(tmp_path: Path) -> None:
+    """A functional model with arithmetic, saved by Keras alone, opens with empty metadata."""
+    inputs = keras.Input((32, 32, 3))
+    scaled = keras.layers.RandomFlip()(inputs / 255.0)
+    filtered = keras.layers.Conv2D(4, 3, kernel_regularizer=keras.regularizers.L2(1e-4))(scaled)
+    shortcut = keras.layers.Conv2D(4, 3)(scaled) + keras.layers.BatchNormalization()(filtered)
+    flat = keras.layers.Flatten()(keras.layers.Dropout(0.2)(shortcut))
+    model = keras.Model(inputs, keras.layers.Softmax()(keras.layers.Dense(10)(flat)))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.save(tmp_path / "plain.keras")
+    loaded = modelfile.load(tmp_path / "plain.keras")
+    assert loaded.metadata == {}
+    np.testing.assert_allclose(
+        loaded.probabilities(models.pixels(8)), model.predict_on_batch(models.pixels(8)), rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, "1", None, [1.0], 1e400])
+def test_impossible_temperatures_are_refused(temperature: object, good: Path, tmp_path: Path) -> None:
+    """Metadata of others is checked like the rest."""
+    content = {**models.members(good), "cifarcnn.json": json.dumps({"temperature": temperature}).encode()}
+    with pytest.raises(ModelError, match="temperature"):
+        modelfile.read_metadata(models.write(tmp_path / "m.keras", content))
+
+
+def test_other_tasks_are_refused(tmp_path: Path) -> None:
+    """Other input, another number of classes, or scores that are no probabilities are named."""
+    cases = {
+        "side": (models.tiny(side=28), r"input of shape \(None, 28, 28, 3\); expected \(None, 32, 32, 3\)"),
+        "classes": (models.tiny(keras.layers.Dense(100, activation="softmax")), r"\(None, 100\); expected"),
+        "logits": (models.tiny(keras.layers.Dense(10)), "not probabilities"),
+        "sigmoid": (models.tiny(keras.layers.Dense(10, activation="sigmoid")), "not probabilities"),
+    }
+    for name, (model, reason) in cases.items():
+        model.save(tmp_path / f"{name}.keras")
+        with pytest.raises(ModelError, match=reason):
+            modelfile.load(tmp_path / f"{name}.keras")

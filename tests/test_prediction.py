@@ -1,0 +1,237 @@
+"""Finding pictures and models, and streaming the one through the other."""
+
+import io
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import models
+from cifarcnn import evaluation, modelfile, prediction, sources
+from cifarcnn.cifar10 import CLASSES
+from cifarcnn.errors import ModelError, UsageError
+from cifarcnn.events import Event, Note
+from cifarcnn.prediction import Failure, Prediction, predict
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file."""
+    return models.save_tiny(tmp_path_factory.mktemp("model") / "tiny.keras")
+
+
+@pytest.fixture(scope="module")
+def model(model_path: Path) -> modelfile.Model:
+    """The same, opened once for all."""
+    return modelfile.load(model_path)
+
+
+def pixels(seed: int) -> np.ndarray:
+    """One random image of smooth patches, which the tiny network tells from others."""
+    patches = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
+    return patches.repeat(8, axis=0).repeat(8, axis=1)
+
+
+def picture(path: Path, seed: int = 0) -> Path:
+    """Write one of them as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels(seed)).save(path, "PNG")
+    return path
+
+
+def test_answers_are_what_the_model_says(model: modelfile.Model, tmp_path: Path) -> None:
+    """Pictures in files get exactly the probabilities of their pixels, ranked, in batches of any size."""
+    paths = [picture(tmp_path / f"{seed}.png", seed) for seed in range(23)]
+    expected = model.probabilities(np.stack([pixels(seed) for seed in range(23)]))
+    for batch_size in (1, 7, 500):
+        answers = predict(paths, model=model, top_k=10, batch_size=batch_size)
+        assert answers.paths == tuple(map(str, paths))
+        for row, path, answer in zip(expected, paths, answers, strict=True):
+            assert isinstance(answer, Prediction)
+            assert answer.path == str(path)
+            assert [ranked.label for ranked in answer.top] == [CLASSES[label] for label in np.argsort(-row)]
+            found = {ranked.label: ranked.probability for ranked in answer.top}
+            np.testing.assert_array_equal([found[label] for label in CLASSES], row)
+
+
+def test_a_bad_picture_does_not_disturb_the_others(model: modelfile.Model, tmp_path: Path) -> None:
+    """Failures stand in their place, and the pictures around them get the answers they would get alone."""
+    good = [picture(tmp_path / f"{seed}.png", seed) for seed in range(4)]
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "empty.png").touch()
+    mixed = [
+        good[0],
+        tmp_path / "text.png",
+        good[1],
+        tmp_path / "absent.png",
+        tmp_path / "empty.png",
+        *good[2:],
+    ]
+    for batch_size in (2, 500):
+        answers = list(predict(mixed, model=model, batch_size=batch_size))
+        assert [type(answer) for answer in answers] == [
+            *(Prediction, Failure, Prediction, Failure, Failure, Prediction, Prediction)
+        ]
+        assert [answer for answer in answers if isinstance(answer, Prediction)] == list(
+            predict(good, model=model)
+        )
+    reasons = [answer.error for answer in answers if isinstance(answer, Failure)]
+    assert reasons[0].startswith("not a picture of a known format")
+    assert reasons[1:] == ["no such file or directory", "the file is empty"]
+
+
+def test_only_failures_are_an_answer_too(model: modelfile.Model, tmp_path: Path) -> None:
+    """A batch without one readable picture does not reach the network."""
+    assert list(predict([tmp_path / "a.png", "b\0.png"], model=model)) == [
+        Failure(str(tmp_path / "a.png"), "no such file or directory"),
+        Failure("b\0.png", "not a valid file name"),
+    ]
+
+
+def test_directories_are_walked_in_natural_order(model: modelfile.Model, tmp_path: Path) -> None:
+    """Pictures below a directory come as people count, other files and linked directories stay out."""
+    names = ["img2.PNG", "img10.png", "z.png", "a/x01.jpeg", "a/x1.jpeg", "b9/y.png", "b10/y.png"]
+    for name in reversed(names):
+        picture(tmp_path / "top" / name)
+    (tmp_path / "top" / "labels.txt").write_text("cat")
+    (tmp_path / "top" / "a" / "loop").symlink_to(tmp_path / "top")
+    (tmp_path / "top" / "z.png").unlink()
+    os.mkfifo(tmp_path / "top" / "z.png")
+    answers = predict([tmp_path / "top"], model=model, recursive=True)
+    assert [os.path.relpath(path, tmp_path / "top") for path in answers.paths] == names
+    failures = [answer for answer in answers if isinstance(answer, Failure)]
+    assert [failure.error for failure in failures] == ["not a regular file; expected a picture"]
+
+
+def test_a_directory_alone_is_explained(model: modelfile.Model, tmp_path: Path) -> None:
+    """Without ``recursive`` a directory is refused with what to add; an empty one is said to be empty."""
+    (alone,) = predict([tmp_path], model=model)
+    assert alone == Failure(str(tmp_path), "is a directory; add --recursive for the pictures in it")
+    (empty,) = predict([tmp_path], model=model, recursive=True)
+    assert empty == Failure(str(tmp_path), "no picture in this directory")
+
+
+def test_patterns_are_expanded(
+    model: modelfile.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pattern stands for the files it matches; a file whose name looks like a pattern stands for itself."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("p10.png", "p9.png", "odd[1].png", "deep/er/q.png"):
+        picture(Path(name))
+    assert predict(["p*.png"], model=model).paths == ("p9.png", "p10.png")
+    assert predict(["**/q.png"], model=model).paths == ("deep/er/q.png",)
+    assert predict(["odd[1].png"], model=model).paths == ("odd[1].png",)
+    assert predict(["odd*"], model=model).paths == ("odd[1].png",)
+    assert list(predict(["*.gif"], model=model)) == [Failure("*.gif", "no file matches this pattern")]
+
+
+def test_standard_input_is_one_picture(
+    model: modelfile.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dash stands for the picture on standard input."""
+    data = picture(tmp_path / "p.png", 5).read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    (piped,) = predict(["-"], model=model)
+    (filed,) = predict([tmp_path / "p.png"], model=model)
+    assert isinstance(piped, Prediction)
+    assert isinstance(filed, Prediction)
+    assert piped.path == "-"
+    assert piped.top == filed.top
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    assert list(predict(["-"], model=model)) == [Failure("-", "the file is empty")]
+
+
+def test_a_file_that_vanishes_midway_is_a_failure(model: modelfile.Model, tmp_path: Path) -> None:
+    """What was there when the work began may be gone when its turn comes."""
+    paths = [picture(tmp_path / f"{number}.png") for number in range(6)]
+    answers = predict(paths, model=model, batch_size=1)
+    first = next(answers.stream)
+    paths[-1].unlink()
+    assert isinstance(first, Prediction)
+    assert [type(answer) for answer in answers] == [*[Prediction] * 4, Failure]
+
+
+def test_memory_is_bounded_by_batches(model: modelfile.Model, tmp_path: Path) -> None:
+    """Pictures are read when their batch is near, so a long list is never held in memory at once."""
+    path = picture(tmp_path / "one.png")
+    missing = tmp_path / "later.png"
+    answers = predict([path] * 40 + [missing], model=model, batch_size=10)
+    for _ in range(10):
+        next(answers.stream)
+    picture(missing)
+    assert all(isinstance(answer, Prediction) for answer in answers)
+
+
+def test_temperature_of_the_model_is_applied(tmp_path: Path) -> None:
+    """A model that knows its temperature answers with calibrated probabilities, in unchanged order."""
+    hot = models.save_tiny(tmp_path / "hot.keras", {"temperature": 4.0})
+    plain = models.save_tiny(tmp_path / "plain.keras")
+    path = picture(tmp_path / "p.png", 3)
+    (softened,) = predict([path], model=hot, top_k=10)
+    (raw,) = predict([path], model=plain, top_k=10)
+    assert isinstance(softened, Prediction)
+    assert isinstance(raw, Prediction)
+    assert [ranked.label for ranked in softened.top] == [ranked.label for ranked in raw.top]
+    quarter = np.array([ranked.probability for ranked in raw.top]) ** 0.25
+    np.testing.assert_allclose(
+        [ranked.probability for ranked in softened.top], quarter / quarter.sum(), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"top_k": 0}, "top-k is 0; expected 1 to 10"),
+        ({"top_k": 11}, "top-k is 11; expected 1 to 10"),
+        ({"batch_size": 0}, "batch size is 0"),
+        ({"resize": "zoom"}, "expected one of crop, fit, squash"),
+        ({"paths": []}, "no picture was named"),
+    ],
+)
+def test_impossible_settings_are_refused(
+    settings: dict[str, object], reason: str, model: modelfile.Model
+) -> None:
+    """Wrong settings are usage errors before anything is read."""
+    arguments = {"paths": ["x.png"], "model": model, **settings}
+    with pytest.raises(UsageError, match=reason):
+        predict(**arguments)  # type: ignore[arg-type]
+
+
+def test_the_default_model_is_chosen_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment names the model, else it is the newest run; the choice is always said."""
+    told: list[Event] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CIFARCNN_MODEL", raising=False)
+    with pytest.raises(ModelError, match="train one with `cifarcnn train`, or name one with --model"):
+        prediction.default_model(told.append)
+    now = time.time()
+    for age, name in enumerate(("c-newest", "a-old", "b-older")):
+        path = models.save_tiny(tmp_path / "runs" / name / "best.keras")
+        os.utime(path, (now - age, now - age))
+    (tmp_path / "runs" / "z-unfinished").mkdir()
+    assert prediction.default_model(told.append) == Path("runs/c-newest/best.keras")
+    monkeypatch.setenv("CIFARCNN_MODEL", "runs/a-old")
+    assert prediction.default_model(told.append) == Path("runs/a-old/best.keras")
+    assert told == [
+        Note("model: runs/c-newest/best.keras (the newest run here)"),
+        Note("model: runs/a-old/best.keras (named by CIFARCNN_MODEL)"),
+    ]
+    monkeypatch.setenv("CIFARCNN_MODEL", "absent.keras")
+    with pytest.raises(ModelError, match=r"there is no model absent\.keras"):
+        prediction.default_model()
+
+
+@pytest.mark.usefixtures("data_directory")
+def test_the_test_set_as_files_scores_what_evaluation_reports(model_path: Path, tmp_path: Path) -> None:
+    """The 10,000 test images, written as PNG files, get exactly the evaluated accuracy."""
+    test = sources.load("test")
+    for number, image in enumerate(test.images):
+        Image.fromarray(image).save(tmp_path / f"{number}.png", compress_level=1)
+    answers = predict([tmp_path], model=model_path, recursive=True, top_k=1)
+    labels = [CLASSES.index(answer.top[0].label) for answer in answers if isinstance(answer, Prediction)]
+    right = int((np.array(labels) == test.labels).sum())
+    assert right / 10_000 == evaluation.evaluate(model_path).metrics.accuracy

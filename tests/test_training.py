@@ -1,0 +1,189 @@
+"""Training end to end, by the installed command on the real images."""
+
+import csv
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifarcnn import modelfile, sources
+from cifarcnn.architectures import ARCHITECTURES
+from conftest import Run
+
+SHORT = ("--epochs", 2, "--train-size", 600, "--val-size", 200, "--batch-size", 50)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, data_directory: Path) -> Path:
+    """The run directory of a short training of vgg2."""
+    import cifarcnn
+
+    out = tmp_path_factory.mktemp("runs")
+    result = cifarcnn.train(
+        out=out, data=data_directory, arch="vgg2", epochs=2, train_size=600, val_size=200, batch_size=50
+    )
+    return result.run_dir
+
+
+@pytest.mark.parametrize("name", [row.name for row in ARCHITECTURES])
+def test_every_architecture_trains_and_says_what_it_did(
+    name: str, cifarcnn: Run, tmp_path: Path, data_directory: Path
+) -> None:
+    """One JSON document on stdout, progress on stderr, and a run directory with everything in it."""
+    options = ("--epochs", 1, "--train-size", 200, "--val-size", 100, "--batch-size", 50, "--json")
+    done = cifarcnn("train", "--arch", name, "--data", data_directory, *options)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert {
+        "schema", "run_dir", "model", "arch", "recipe", "seed", "epochs", "best_epoch", "val_accuracy",
+        "val_loss", "train_seconds", "images_per_second", "device", "precision",
+    } <= document.keys()  # fmt: skip
+    assert (document["arch"], document["epochs"], document["recipe"]) == (name, 1, "fast")
+    run = tmp_path / document["run_dir"]
+    for file in (
+        "settings.json",
+        "environment.json",
+        "metrics.csv",
+        "best.keras",
+        "last.keras",
+        "curves.png",
+    ):
+        assert (run / file).stat().st_size > 0
+    assert list((run / "tensorboard").glob("events.*"))
+    assert "epoch 1/1  loss" in done.stderr
+    assert "train images: " in done.stderr
+    assert "float" in done.stderr  # the precision and why
+
+
+def test_settings_come_from_command_line_then_file_then_recipe(
+    cifarcnn: Run, tmp_path: Path, data_directory: Path
+) -> None:
+    """The command line wins over the file, the file over the recipe."""
+    (tmp_path / "settings.toml").write_text('recipe = "classic"\nbatch-size = 40\nepochs = 5\n')
+    options = (
+        "--config",
+        "settings.toml",
+        "--epochs",
+        1,
+        "--train-size",
+        200,
+        "--val-size",
+        50,
+        "--json",
+        "-q",
+    )
+    done = cifarcnn("train", "--arch", "rmsprop6", "--data", data_directory, *options)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    settings = json.loads((tmp_path / json.loads(done.stdout)["run_dir"] / "settings.json").read_text())
+    assert settings["epochs"] == 1
+    assert settings["batch_size"] == 40
+    assert (settings["optimizer"], settings["schedule"]) == ("rmsprop", "inverse-time")
+
+
+def test_validation_accuracy_is_what_evaluate_reports(
+    trained: Path, cifarcnn: Run, data_directory: Path
+) -> None:
+    """The model's file gives the validation figures that training wrote down for its epoch."""
+    done = cifarcnn("evaluate", trained, "--split", "validation", "--data", data_directory, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    metadata = modelfile.read_metadata(trained / "best.keras")
+    assert document["n"] == 200
+    assert document["accuracy"] == pytest.approx(metadata["val_accuracy"], abs=1e-12)
+    measured = document.get("uncalibrated", document)["loss"]
+    assert measured == pytest.approx(metadata["val_loss"], rel=1e-6)
+
+
+def test_metrics_file_has_a_row_per_epoch(trained: Path) -> None:
+    """One row per epoch, with the columns that the documentation names."""
+    with open(trained / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert list(rows[0]) == ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"]
+    assert all(np.isfinite(float(row["loss"])) for row in rows)
+
+
+def test_saved_models_are_stock_float32(trained: Path) -> None:
+    """Trained in whatever precision, saved in float32 with Keras's own layers."""
+    network = keras.models.load_model(trained / "best.keras")
+    assert {weight.dtype for weight in network.weights} == {"float32"}
+    assert all(type(layer).__module__.startswith("keras.") for layer in network.layers)
+    assert {layer.dtype_policy.name for layer in network.layers} == {"float32"}
+
+
+def test_training_never_opens_the_test_images(cifarcnn: Run, tmp_path: Path, data_directory: Path) -> None:
+    """With the test file missing its content, training works as before."""
+    for name in sources.CIFAR10.sums:
+        (tmp_path / name).symlink_to(data_directory / name)
+    (tmp_path / "test_batch.bin").unlink()
+    (tmp_path / "test_batch.bin").write_bytes(bytes(30_730_000))
+    done = cifarcnn("train", "--data", tmp_path, "--epochs", 1, "--train-size", 100, "--val-size", 50,
+                    "--batch-size", 50, "-q")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    refused = cifarcnn("evaluate", next((tmp_path / "runs").iterdir()), "--data", tmp_path)
+    assert refused.returncode == 1
+    assert "test_batch.bin" in refused.stderr
+
+
+def test_png_files_given_to_predict_score_what_evaluate_reports(
+    trained: Path, cifarcnn: Run, tmp_path: Path, data_directory: Path
+) -> None:
+    """500 test images as PNG get the very classes that the model gives to the arrays."""
+    test = sources.load("test", data_directory)
+    expected = modelfile.load(trained).probabilities(test.images[:500]).argmax(axis=1)
+    folder = tmp_path / "png"
+    folder.mkdir()
+    for number in range(500):
+        Image.fromarray(test.images[number]).save(folder / f"{number:05}.png")
+    done = cifarcnn("predict", folder, "--recursive", "--model", trained, "--json")
+    assert done.returncode == 0, done.stderr
+    answers = [item["class"] for item in json.loads(done.stdout)["predictions"]]
+    import cifarcnn as package
+
+    assert answers == [package.CLASSES[label] for label in expected]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--arch", "vgg4"], 2, "unknown architecture 'vgg4': did you mean 'vgg"),
+        (["--epochs", "0"], 2, "epochs is 0; expected a number at least 1"),
+        (["--epochs", "many"], 2, "'many' is not a valid integer"),
+        (["--learning-rate", "-1"], 2, "learning_rate is -1; expected a number above 0"),
+        (["--learning-rate", "nan"], 2, "learning_rate is nan; expected a number above 0"),
+        (["--batch-size", "60000"], 2, "batch_size is 60000; expected a number at least 1 and at most"),
+        (["--val-size", "49999"], 2, "val_size is 49999; expected"),
+        (["--train-size", "49000"], 2, "cannot train on 49,000 images; expected 1 to 45,000"),
+        (["--precision", "int8"], 2, "'int8' is not one of"),
+        (["--device", "tpu"], 2, "device is 'tpu'; expected auto, cpu, gpu or gpu:N"),
+        (["--recipe", "slow"], 2, "'slow' is not one of"),
+        (["--config", "missing.toml"], 2, "--config 'missing.toml': No such file or directory"),
+        (["--config", "wrong.toml"], 2, "unknown setting 'epoch'; did you mean 'epochs'?"),
+        (["--config", "broken.toml"], 2, "expected a TOML file of settings"),
+        (["--out", "file"], 1, "cannot make a run directory in 'file'"),
+        (["--data", "nowhere"], 1, "nowhere"),
+        (["--resume", "nowhere"], 2, "no run directory 'nowhere'"),
+        (["--sped", "1"], 2, "No such option"),
+    ],
+)
+def test_wrong_input_gets_one_line_and_leaves_nothing(
+    options: list[str], code: int, message: str, cifarcnn: Run, tmp_path: Path, data_directory: Path
+) -> None:
+    """What was received, what was expected, and no run directory."""
+    (tmp_path / "wrong.toml").write_text("epoch = 3\n")
+    (tmp_path / "broken.toml").write_text("epochs = = 3\n")
+    (tmp_path / "file").write_text("")
+    done = cifarcnn(
+        "train", "--train-size", 100, "--epochs", 1, *options, env={"CIFARCNN_DATA": str(data_directory)}
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("runs/*"))

@@ -1,0 +1,97 @@
+"""The training twin: the same function and gradients as the stock network, and crops by index arithmetic."""
+
+import keras
+import numpy as np
+import pytest
+
+from cifarcnn import architectures, pipeline, twin
+from cifarcnn.tensorflow_layers import ByteDropout, FusedBatchNormalization
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3)).astype(np.uint8)
+
+
+def make(name: str, precision: str = "float32", margin: int = 4) -> twin.Pair:
+    """A pair without dropout, so that its training is a function of the images alone."""
+    keras.utils.set_random_seed(1)
+    stock = architectures.build(name, architectures.Variant(dropout=0.0))
+    return twin.make(stock, IMAGES, margin=margin, precision=precision, seed=3)
+
+
+def test_crops_are_shifts_and_flips_of_the_images() -> None:
+    """Each pick gives the image moved by whole pixels, its border repeated, and mirrored if asked."""
+    layer = twin.CropFromStore(IMAGES, 4, dtype="uint8")
+    picks = pipeline.draw_epoch(len(IMAGES), seed=1, epoch=0, augment="standard", shift=4)
+    crops = keras.ops.convert_to_numpy(layer(picks))
+    padded = np.pad(IMAGES, ((0, 0), (4, 4), (4, 4), (0, 0)), mode="edge")
+    for crop, (image, top, left, flip) in zip(crops, picks, strict=True):
+        expected = padded[image, top : top + 32, left : left + 32]
+        assert np.array_equal(crop, expected[:, ::-1] if flip else expected)
+
+
+def test_without_augmentation_crops_are_the_images() -> None:
+    """The centre of the padded image, untouched."""
+    layer = twin.CropFromStore(IMAGES, 3, dtype="uint8")
+    picks = pipeline.draw_epoch(len(IMAGES), seed=1, epoch=0, augment="none", shift=3)
+    assert np.array_equal(keras.ops.convert_to_numpy(layer(picks)), IMAGES[picks[:, 0]])
+
+
+@pytest.mark.parametrize("name", ["vgg2", "vgg3", "rmsprop6"])
+def test_twin_answers_as_the_stock_network_does(name: str) -> None:
+    """The softmax of the twin's logits is the stock network's answer to the same images."""
+    pair = make(name)
+    picks = pipeline.draw_epoch(len(IMAGES), seed=1, epoch=0, augment="none", shift=4)
+    answers = keras.ops.convert_to_numpy(keras.ops.softmax(pair.twin(picks, training=False)))
+    assert np.allclose(answers, pair.stock.predict_on_batch(IMAGES[picks[:, 0]]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vgg2", "vgg3"])
+def test_a_fused_step_changes_weights_as_a_stock_step_does(name: str) -> None:
+    """In float32, one step of the twin and one of the stock layers agree, moving statistics included."""
+    pair = make(name)
+    reference = keras.models.clone_model(pair.stock)
+    reference.set_weights(pair.stock.get_weights())
+    picks = pipeline.draw_epoch(len(IMAGES), seed=1, epoch=0, augment="none", shift=4)
+    targets = np.eye(10, dtype=np.float32)[np.arange(20) % 10]
+    for model, inputs, from_logits in (
+        (pair.twin, picks, True),
+        (reference, IMAGES[picks[:, 0]].astype(np.float32), False),
+    ):
+        loss = keras.losses.CategoricalCrossentropy(from_logits=from_logits)
+        model.compile(keras.optimizers.SGD(0.01), loss, jit_compile=False)
+        model.train_on_batch(inputs, targets)
+    before = pair.stock.get_weights()
+    pair.update_stock()
+    for ours, theirs, old in zip(pair.stock.weights, reference.weights, before, strict=True):
+        if "moving" in ours.path:
+            assert np.allclose(ours, theirs, rtol=2e-5, atol=1e-6), ours.path
+        else:
+            # Rounding grows on its way back through the layers, so the changes are compared, not the weights.
+            difference, change = np.linalg.norm(ours - theirs), np.linalg.norm(theirs - old)
+            assert difference < 0.03 * change, (ours.path, difference, change)
+
+
+def test_the_twin_uses_the_fast_layers_and_the_stock_network_does_not() -> None:
+    """What is saved never holds a layer of ours."""
+    pair = make("vgg2", "mixed_bfloat16")
+    fast = {type(layer) for layer in pair.fast.layers}
+    assert {FusedBatchNormalization, ByteDropout} <= fast
+    assert all(type(layer).__module__.startswith("keras.") for layer in pair.stock.layers)
+    assert {weight.dtype for weight in pair.stock.weights} == {"float32"}
+
+
+def test_byte_dropout_keeps_the_mean_and_the_rate() -> None:
+    """The share of dropped units is the rate within its rounding, and the mean is kept."""
+    layer = ByteDropout(0.35, seed=1)
+    dropped = keras.ops.convert_to_numpy(layer(np.ones((1000, 1000), np.float32), training=True))
+    assert abs((dropped == 0).mean() - 0.35) < 0.005
+    assert abs(dropped.mean() - 1) < 0.005
+    assert np.array_equal(layer(np.ones((3, 3)), training=False), np.ones((3, 3)))
+
+
+def test_byte_dropout_draws_anew_each_time() -> None:
+    """Two calls drop different units; the same seed drops the same."""
+    ones = np.ones((64, 64), np.float32)
+    first, second = (ByteDropout(0.5, seed=1), ByteDropout(0.5, seed=1))
+    one, other = (keras.ops.convert_to_numpy(first(ones, training=True)) for _ in range(2))
+    assert not np.array_equal(one, other)
+    assert np.array_equal(one, keras.ops.convert_to_numpy(second(ones, training=True)))
