@@ -33,6 +33,15 @@ def tiny() -> tinydata.TinyData:
     return tinydata.make()
 
 
+@pytest.fixture(autouse=True)
+def _tiny_stays_out_of_the_users_cache(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A test with the stand-in data set must not put it in place of the real images."""
+    if "tiny" in request.fixturenames:
+        monkeypatch.setenv("CIFARCNN_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home, cache and working directory, no mirrors and no npm. Returns the cache directory."""

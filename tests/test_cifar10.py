@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifarcnn import cifar10, sources
-from cifarcnn.cifar10 import RECORD_BYTES, encode, parse, stratified_split, stratified_subset
+from cifarcnn.cifar10 import RECORD_BYTES, Images, encode, parse, stratified_split, stratified_subset
 from cifarcnn.errors import DataError, UsageError
 
 LABELS = np.repeat(np.arange(10, dtype=np.uint8), 20)
@@ -95,9 +95,32 @@ def test_an_impossible_split_is_refused(size: int) -> None:
 def test_a_split_that_would_use_up_a_rare_class_is_refused() -> None:
     """With unequal classes the smallest one counts."""
     labels = np.array([0] * 50 + [1] * 2, np.uint8)
-    assert len(stratified_split(labels, 2, seed=0)[1]) == 2
+    assert np.bincount(labels[stratified_split(labels, 26, seed=0)[1]]).tolist() == [25, 1]
     with pytest.raises(UsageError, match="automobile"):
-        stratified_split(labels, 20, seed=0)
+        stratified_split(labels, 45, seed=0)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=10), st.floats(0, 0.4), st.integers(0, 2**40))
+def test_a_split_of_unequal_or_missing_classes_holds_out_their_shares(
+    counts: list[int], share: float, seed: int
+) -> None:
+    """Every class that is there gives its share of the images held out, give or take one."""
+    labels = np.repeat(np.arange(len(counts), dtype=np.uint8)[::-1], counts)
+    size = int(share * len(labels))
+    rest, held_out = stratified_split(labels, size, seed)
+    np.testing.assert_array_equal(np.union1d(rest, held_out), np.arange(len(labels)))
+    given_up = np.bincount(labels[held_out], minlength=len(counts))[::-1]
+    assert np.abs(given_up - np.array(counts) * size / len(labels)).max() <= 1
+
+
+def test_the_checksum_of_images_is_that_of_their_bytes_and_labels() -> None:
+    """It does not depend on how the arrays lie in memory, and sees a changed label."""
+    images = np.arange(2 * 3072, dtype=np.uint32).astype(np.uint8).reshape(2, 32, 32, 3)
+    labels = np.array([1, 2], np.uint8)
+    expected = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+    assert Images(images, labels).sha256() == expected
+    assert Images(np.asfortranarray(images), labels).sha256() == expected
+    assert Images(images, labels[::-1]).sha256() != expected
 
 
 @given(st.integers(1, 100), st.integers(0, 1000))

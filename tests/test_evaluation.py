@@ -11,10 +11,14 @@ import pytest
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
-from cifarcnn import cifar10, evaluation, metrics, modelfile, sources
+from cifarcnn import cifar10, evaluation, metrics, modelfile, presentation, sources
 from cifarcnn.errors import CifarCNNError, ModelError, UsageError
+from test_figures import place, read
 
 OURS = {"arch": "plain6", "recipe": "fast", "seed": 3, "val_size": 400, "temperature": 2.0}
+# The published training images in batch order, with their labels.
+PUBLISHED = "f912919bdea371136f1aa4feed6beeca728015a5f08b1899a29c932a7e30be2b"
+OURS["facts"] = {"training_images_sha256": PUBLISHED, "keras": "3.15.1"}
 SCHEMA = ["schema", "model", "split", "n", "accuracy", "loss", "per_class", "confusion_matrix"]
 
 
@@ -47,6 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(folder / "run" / "best.keras", 1, OURS)
     save(folder / "foreign.keras", 2, None)
     save(folder / "all-images.keras", 1, {**OURS, "val_size": 0})
+    save(folder / "other-images.keras", 1, {**OURS, "facts": {"training_images_sha256": "another"}})
     return folder
 
 
@@ -164,12 +169,12 @@ def test_impossible_requests_are_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match="different"):
         evaluation.compare(first, second)
     with pytest.raises(UsageError, match="cannot show 0 mistakes"):
-        evaluation.write_figures(first, folder / "never", worst=0)
+        presentation.write_figures(first, folder / "never", worst=0)
     (folder / "a-file").touch()
     with pytest.raises(CifarCNNError, match="cannot write the figures"):
-        evaluation.write_figures(first, folder / "a-file" / "below")
+        presentation.write_figures(first, folder / "a-file" / "below")
     with pytest.raises(CifarCNNError, match="cannot write the report"):
-        evaluation.write_report(first, folder / "a-file" / "below")
+        presentation.write_report(first, folder / "a-file" / "below")
 
 
 def test_command_writes_one_json_document_figures_and_a_report(folder: Path, tmp_path: Path) -> None:
@@ -185,6 +190,7 @@ def test_command_writes_one_json_document_figures_and_a_report(folder: Path, tmp
     assert confusion.sum(axis=1).tolist() == [1000] * 10
     assert document["accuracy"] == np.trace(confusion) / 10_000
     assert document["uncalibrated"]["ece"] != document["ece"]
+    assert document["source"]
     pictures = sorted((tmp_path / "new" / "dir").iterdir())
     assert [path.stem for path in pictures] == ["confusion", "filters", "mistakes", "reliability", "samples"]
     for path in pictures:
@@ -193,6 +199,24 @@ def test_command_writes_one_json_document_figures_and_a_report(folder: Path, tmp
     page = (tmp_path / "report.html").read_text("utf-8")
     assert f"{100 * document['accuracy']:.2f} %" in page
     assert "plain6" in page
+    assert "3.15.1" in page
+    assert "without temperature" in page
+
+
+def test_worst_mistakes_of_a_real_evaluation_are_the_largest_losses(folder: Path, tmp_path: Path) -> None:
+    """Of all 10,000 images the ten of largest loss are shown, in order, pixel by pixel, and no other."""
+    result = evaluation.evaluate(folder / "run")
+    presentation.write_figures(result, tmp_path)
+    labels = result.images.labels
+    losses = -np.log(result.probabilities[np.arange(10_000), labels])
+    worst = np.argsort(-losses, kind="stable")[:10]
+    assert (result.probabilities[worst].argmax(axis=1) != labels[worst]).all()
+    sheet = read(tmp_path / "mistakes.png")
+    places = [place(sheet, result.images.images[index]) for index in worst]
+    assert None not in places
+    assert places == sorted(places)
+    next_ones = np.argsort(-losses, kind="stable")[10:20]
+    assert all(place(sheet, result.images.images[index]) is None for index in next_ones)
 
 
 def test_command_prints_tables_that_fit_80_columns(folder: Path) -> None:
@@ -231,6 +255,7 @@ def test_command_compares_models_on_the_same_images(folder: Path) -> None:
     [
         (["foreign.keras", "--split", "validation"], 2, "does not say which images"),
         (["all-images.keras", "--split", "validation"], 2, "none was held out"),
+        (["other-images.keras", "--split", "validation"], 2, "was trained on other images"),
         (["absent.keras"], 1, "absent.keras"),
         ([], 2, "MODEL"),
         (["run", "--split", "train"], 2, "train"),
@@ -245,7 +270,8 @@ def test_mistakes_are_one_line_and_an_exit_code(folder: Path, arguments, code: i
     assert done.returncode == code, done.stderr
     assert message in done.stderr
     assert done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("train images: ")]
+    assert len(errors) == 1
 
 
 def test_help_is_quick_to_import() -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from cifarcnn.evaluation import evaluate as evaluate
     from cifarcnn.modelfile import load as load_model
     from cifarcnn.prediction import predict as predict
+    from cifarcnn.repeats import resume_seeds as resume_seeds
+    from cifarcnn.repeats import train_seeds as train_seeds
     from cifarcnn.sources import load as load_images
     from cifarcnn.summaries import summarise as summarise
     from cifarcnn.training import resume as resume
@@ -38,8 +40,10 @@ _PUBLIC = {
     "load_model": "modelfile:load",
     "predict": "prediction:predict",
     "resume": "training:resume",
+    "resume_seeds": "repeats:resume_seeds",
     "summarise": "summaries:summarise",
     "train": "training:train",
+    "train_seeds": "repeats:train_seeds",
 }
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605 - one list, not two
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cifarcnn import devices
-from cifarcnn.errors import CifarCNNError
+from cifarcnn.errors import CifarCNNError, UsageError
 
 
 def load() -> str:
@@ -60,6 +60,12 @@ def hardware() -> devices.Hardware:
     )
 
 
+def inference() -> str:
+    """Say on what and in which arithmetic saved networks answer: Keras's first device, float32."""
+    found = hardware()
+    return devices.choose(found, precision="float32").reason.replace(": as asked", "")
+
+
 @contextlib.contextmanager
 def running_on(choice: devices.Choice, cpus: int) -> Iterator[None]:
     """Place everything made within the block on the chosen device.
@@ -78,6 +84,25 @@ def running_on(choice: devices.Choice, cpus: int) -> Iterator[None]:
             tf.config.threading.set_inter_op_parallelism_threads(1 if choice.device == "cpu" else 0)
     with keras.device(choice.device if ":" in choice.device else f"{choice.device}:0"):
         yield
+
+
+def make_deterministic() -> None:
+    """Have the GPU's operations sum in a fixed order. It holds until the process ends.
+
+    Raises:
+        UsageError: JAX was started without the flag that asks for it.
+    """
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+    elif "--xla_gpu_deterministic_ops=true" not in os.environ.get("XLA_FLAGS", ""):
+        raise UsageError(
+            "deterministic is true, but JAX was started without the flag that it needs on a GPU; expected"
+            " XLA_FLAGS=--xla_gpu_deterministic_ops=true in the environment"
+        )
 
 
 def feed(inputs: npt.NDArray[Any], targets: npt.NDArray[Any], batch_size: int) -> dict[str, Any]:
@@ -155,14 +180,17 @@ def _jax_gpus() -> tuple[devices.Gpu, ...]:
 
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Hold back what native libraries write to file descriptor 2; show it if the block fails."""
+    """Hold back what native libraries write to file descriptor 2; show it if the block fails.
+
+    Ctrl-C is no failure: the chatter is then dropped.
+    """
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as buffer:
         os.dup2(buffer.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             os.dup2(kept, 2)
             buffer.seek(0)
             os.write(2, buffer.read())

@@ -3,6 +3,7 @@
 Arrays and bytes only. Where the files come from is the business of ``cifarcnn.sources``.
 """
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +53,12 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def sha256(self) -> str:
+        """Checksum over the bytes of the images, then the labels, by which a model knows its data."""
+        digest = hashlib.sha256(self.images.ravel().data)
+        digest.update(self.labels.ravel().data)
+        return digest.hexdigest()
 
 
 def parse(raw: bytes) -> tuple[Bytes, Bytes]:
@@ -103,7 +110,7 @@ def encode(images: Bytes, labels: Bytes) -> bytes:
 
 
 def stratified_split(labels: Bytes, size: int, seed: int) -> tuple[Indices, Indices]:
-    """Hold ``size`` images out, drawn from the classes as equally as possible.
+    """Hold ``size`` images out, from every class the same share, as nearly as possible.
 
     The same labels, size and seed give the same division on every machine and with every numpy.
 
@@ -136,7 +143,7 @@ def stratified_split(labels: Bytes, size: int, seed: int) -> tuple[Indices, Indi
 
 
 def stratified_subset(labels: Bytes, indices: Indices, size: int, seed: int) -> Indices:
-    """Choose ``size`` of the images at ``indices``, from the classes as equally as possible.
+    """Choose ``size`` of the images at ``indices``, from every class the same share, as nearly as possible.
 
     Args:
         labels: uint8, (n,): of all images.
@@ -156,13 +163,17 @@ def stratified_subset(labels: Bytes, indices: Indices, size: int, seed: int) -> 
 
 
 def _deal(labels: Bytes, indices: Indices, seed: int) -> Indices:
-    """Shuffle ``indices`` and deal them like cards: one of every class, then the next of every class."""
+    """Shuffle ``indices`` and put them in such an order that every beginning of it holds the classes' shares.
+
+    Where the classes are equally large, that is one of every class, then the next of every class.
+    """
     if seed < 0:
         raise UsageError(f"the seed is {seed}; expected 0 or more")
     # numpy promises that the raw output of a bit generator never changes; of `permutation` it does not.
     shuffled = indices[np.argsort(np.random.PCG64(seed).random_raw(len(indices)), kind="stable")]
     by_class = np.argsort(labels[shuffled], kind="stable")
     counts = np.bincount(labels[shuffled])
-    rank = np.empty(len(indices), np.int64)
-    rank[by_class] = np.arange(len(indices)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return shuffled[np.argsort(rank, kind="stable")].astype(np.int64)
+    place = np.empty(len(indices), np.float64)
+    rank = np.arange(len(indices)) - np.repeat(np.cumsum(counts) - counts, counts)
+    place[by_class] = (rank + 0.5) / np.repeat(counts, counts)
+    return shuffled[np.argsort(place, kind="stable")].astype(np.int64)

@@ -36,7 +36,7 @@ for command in (train, evaluate, predict, summary, data):
 
 
 def main() -> None:
-    """Run the command line and exit. The entry point of ``cifarcnn`` and ``python -m cifarcnn``."""
+    """Run the command line and exit."""
     try:
         code = cli.main(prog_name="cifarcnn", standalone_mode=False)
     except click.ClickException as problem:

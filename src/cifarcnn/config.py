@@ -44,10 +44,12 @@ class Settings:
     epochs: int = _setting(12, "Passes over the training images.", least=1, most=100_000)
     batch_size: int = _setting(128, "Images per step.", least=1, most=50_000)
     optimizer: str = _setting(
-        "sgd", "Optimizer; sgd means Nesterov momentum.", choices=("sgd", "rmsprop", "adam")
+        "nesterov",
+        "Optimizer; nesterov is sgd with Nesterov's momentum.",
+        choices=("nesterov", "sgd", "rmsprop", "adam"),
     )
-    learning_rate: float = _setting(0.05, "Learning rate; the peak, where it varies.", above=0, most=1000)
-    momentum: float = _setting(0.9, "Momentum of sgd.", least=0, most=0.9999)
+    learning_rate: float = _setting(0.1, "Learning rate; the peak, where it varies.", above=0, most=1000)
+    momentum: float = _setting(0.9, "Momentum of nesterov and sgd.", least=0, most=0.9999)
     weight_decay: float = _setting(5e-4, "Decoupled weight decay per step, times the rate.", least=0, most=1)
     schedule: str = _setting(
         "one-cycle",
@@ -82,7 +84,10 @@ class Settings:
     )
     val_size: int = _setting(5000, "Training images held out for validation.", least=0, most=49_990)
     train_size: int | None = _setting(
-        None, "Train on this many images, classes balanced.  [default: all the rest]", least=10, most=50_000
+        None,
+        "Train on this many images, the same share of every class.  [default: all the rest]",
+        least=10,
+        most=50_000,
     )
     precision: str = _setting(
         "auto",

@@ -1,10 +1,9 @@
 """Evaluation: run a saved network on test or validation images and gather its figures.
 
-The figures are computed in ``metrics``, drawn in ``figures`` and ``galleries``; opening models is left to
+The figures are computed in ``metrics`` and shown by ``presentation``; opening models is left to
 ``modelfile``, finding images to ``sources``. Nothing else in this package reads the test images.
 """
 
-import shlex
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from cifarcnn import cifar10, metrics, modelfile, sources
+from cifarcnn import backend, cifar10, metrics, modelfile, sources
 from cifarcnn.cifar10 import CLASSES
-from cifarcnn.errors import CifarCNNError, ModelError, UsageError
+from cifarcnn.errors import ModelError, UsageError
 from cifarcnn.events import Note, OnEvent, ignore
 from cifarcnn.metrics import Array, Comparison, Metrics
 
 SPLITS = ("test", "validation")
+TRAINED_ON = "training_images_sha256"
+"""The fact in a model's metadata that identifies all images its training was given, held out or not."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Evaluation:
     ``probabilities``, float (n, 10), and ``metrics`` are scaled by ``temperature`` where the model has one;
     ``uncalibrated`` then holds the figures without it, else None. ``averaged`` holds the figures of
     test-time augmentation by name, and is empty unless it was asked for. ``seconds`` is the time of the
-    plain pass over all images, after the network was compiled. ``first_kernel`` is the colour kernel
+    plain pass over all images, after the network was compiled. ``data`` is where the user said the images
+    are, None if they were found. ``first_kernel`` is the colour kernel
     (height, width, 3, filters) of the first layer that has one, else None. ``metadata`` is what is stored
     with the model, empty for a file that plain Keras wrote.
     """
@@ -43,6 +45,7 @@ class Evaluation:
     uncalibrated: Metrics | None
     averaged: dict[str, Metrics]
     seconds: float
+    data: str | None
     first_kernel: Array | None
 
     @property
@@ -65,6 +68,7 @@ class Evaluation:
                 for name, score in zip(CLASSES, figures.per_class, strict=True)
             ],
             "confusion_matrix": figures.confusion.tolist(),
+            "source": self.images.source,
             "accuracy_interval": list(figures.accuracy_interval),
             "top2": figures.top2,
             "top5": figures.top5,
@@ -106,13 +110,15 @@ def evaluate(
     Args:
         model: a ``.keras`` file, or a run directory, which stands for its best model.
         split: "test", or "validation" for the images that the model's own training held out.
-        data: where the data set is; None looks in the usual places and downloads if need be.
+        data: where the data set is, or a folder of class-named folders of pictures; None looks in the usual
+            places and downloads if need be.
         batch_size: images per step, at least 1.
         tta: also average over a flip, and over flips and shifts, of every image.
         on_event: receives notes and the progress of a download.
 
     Raises:
-        UsageError: the split is unknown, or the model has no validation images.
+        UsageError: the split is unknown, or the model has no validation images, or these are not among the
+            data.
         ModelError: the model cannot be opened, or answers with numbers that are not finite.
         DataError: the data set cannot be had.
     """
@@ -122,9 +128,13 @@ def evaluate(
         raise UsageError(f"the batch size is {batch_size}; expected 1 or more")
     path = modelfile.resolve(Path(model))
     # The metadata is read first: a wrong request fails before the seconds that loading a network takes.
-    held_out = _validation_settings(path) if split == "validation" else None
+    held_out = _held_out(path) if split == "validation" else None
     loaded = modelfile.load(path)
-    images = _load_images(held_out, data, on_event)
+    on_event(Note(backend.inference()))
+    images = _load_images(path, held_out, data, on_event)
+    facts = loaded.metadata.get("facts")
+    if isinstance(facts, dict) and facts.get(TRAINED_ON) == images.sha256():
+        on_event(Note("warning: the model was trained on these very images: the figures flatter it"))
     # The first step compiles the network, which is no part of its speed.
     loaded.probabilities(images.images[:batch_size], batch_size)
     start = time.perf_counter()
@@ -153,33 +163,50 @@ def evaluate(
             for name, scores in views.items()
         },
         seconds=seconds,
+        data=None if data is None else str(data),
         first_kernel=_first_kernel(loaded),
     )
 
 
-def _validation_settings(path: Path) -> tuple[int, int]:
-    """Read how many images the training of a model held out, and by which seed."""
+@dataclass(frozen=True)
+class _HeldOut:
+    """Which images a training held out: how many, by which seed, and the checksum of all its images."""
+
+    size: int
+    seed: int
+    sha256: str
+
+
+def _held_out(path: Path) -> _HeldOut:
+    """Read from a model which images its training held out."""
     metadata = modelfile.read_metadata(path)
-    if "val_size" not in metadata or "seed" not in metadata:
+    facts = metadata.get("facts")
+    size, seed = metadata.get("val_size"), metadata.get("seed")
+    if not (isinstance(size, int) and isinstance(seed, int) and isinstance(facts, dict)):
         raise UsageError(
             f"the model {path} does not say which images its training held out; evaluate it with --split test"
         )
-    if metadata["val_size"] == 0:
+    if size == 0:
         raise UsageError(
             f"the model {path} was trained on all training images, none was held out; "
             "evaluate it with --split test"
         )
-    return metadata["val_size"], metadata["seed"]
+    return _HeldOut(size, seed, str(facts.get(TRAINED_ON)))
 
 
 def _load_images(
-    held_out: tuple[int, int] | None, data: str | Path | None, on_event: OnEvent
+    path: Path, held_out: _HeldOut | None, data: str | Path | None, on_event: OnEvent
 ) -> cifar10.Images:
-    """The test images, or the training images held out by (size, seed)."""
+    """The test images, or those of the training images that were held out."""
     if held_out is None:
         return sources.load("test", data=data, on_event=on_event)
     train = sources.load("train", data=data, on_event=on_event)
-    _, indices = cifar10.stratified_split(train.labels, *held_out)
+    if train.sha256() != held_out.sha256:
+        raise UsageError(
+            f"the model {path} was trained on other images than those of {train.source}, so its validation "
+            "images are not among them; give the data it was trained on with --data"
+        )
+    _, indices = cifar10.stratified_split(train.labels, held_out.size, held_out.seed)
     return cifar10.Images(train.images[indices], train.labels[indices], train.source)
 
 
@@ -242,78 +269,3 @@ def comparison_document(evaluations: list[Evaluation], comparisons: list[Compari
             for other, comparison in zip(evaluations[1:], comparisons, strict=True)
         ],
     }
-
-
-def write_figures(evaluation: Evaluation, directory: Path, worst: int = 10) -> list[Path]:
-    """Draw an evaluation into a directory, which is made if it is missing.
-
-    Args:
-        evaluation: what to draw.
-        directory: gets ``confusion.png``, ``reliability.png``, ``mistakes.png``, ``samples.png`` and, of a
-            network that begins with a convolution, ``filters.png``.
-        worst: how many mistakes the gallery shows, 1 to 1000.
-
-    Returns:
-        The files written.
-
-    Raises:
-        UsageError: the number of mistakes is impossible.
-        CifarCNNError: the directory cannot be written.
-    """
-    if not 1 <= worst <= 1000:
-        raise UsageError(f"cannot show {worst} mistakes in one picture; expected 1 to 1000")
-    from cifarcnn import figures, galleries
-
-    subject = (evaluation.images.images, evaluation.images.labels, evaluation.probabilities)
-    names = ("confusion.png", "reliability.png", "mistakes.png", "samples.png", "filters.png")
-    confusion, reliability, mistakes, samples, filters = (directory / name for name in names)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        figures.confusion_matrix(evaluation.metrics.confusion, confusion)
-        figures.reliability(evaluation.metrics.bins, reliability)
-        galleries.worst_mistakes(*subject, mistakes, worst)
-        galleries.sample_predictions(*subject, samples)
-        if evaluation.first_kernel is None:
-            return [confusion, reliability, mistakes, samples]
-        galleries.first_layer_filters(evaluation.first_kernel, filters)
-    except OSError as problem:
-        raise CifarCNNError(f"cannot write the figures to {directory}: {problem.strerror}") from problem
-    return [confusion, reliability, mistakes, samples, filters]
-
-
-def write_report(evaluation: Evaluation, directory: Path, worst: int = 20) -> Path:
-    """Write ``report.html`` about an evaluation into a directory, which is made if it is missing.
-
-    Args:
-        evaluation: what to report.
-        directory: where to.
-        worst: how many mistakes the page shows.
-
-    Returns:
-        The file written.
-
-    Raises:
-        CifarCNNError: the directory cannot be written.
-    """
-    from cifarcnn import report
-
-    images, command = evaluation.images, ["cifarcnn", "evaluate", str(evaluation.model)]
-    subject = report.Subject(images.images, images.labels, evaluation.probabilities, evaluation.metrics)
-    throughput = f"{evaluation.images_per_second:,.0f} images per second"
-    stored = {
-        name: value for name, value in evaluation.metadata.items() if not isinstance(value, dict | list)
-    }
-    path = directory / "report.html"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        report.write_report(
-            path,
-            f"{evaluation.model} on {evaluation.metrics.n:,} {evaluation.split} images",
-            subject,
-            facts={"Model": stored, "Evaluation": {"images": images.source, "speed": throughput}},
-            commands=[shlex.join([*command, "--split", evaluation.split])],
-            worst=worst,
-        )
-    except OSError as problem:
-        raise CifarCNNError(f"cannot write the report to {directory}: {problem.strerror}") from problem
-    return path

@@ -160,8 +160,11 @@ def reliability(bins: Sequence[ReliabilityBin], path: Path) -> "Figure":
 
 def save(figure: "Figure", path: Path) -> None:
     """Write a figure as a PNG file that appears whole or not at all."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     with replacing(path) as aside:
-        figure.savefig(aside, format="png", dpi=DOTS_PER_INCH)
+        # `savefig` would draw twice: once to lay the parts out, once more to write them.
+        FigureCanvasAgg(figure).print_png(aside)
 
 
 def _figure(width: float, height: float) -> "Figure":

@@ -108,14 +108,13 @@ def augmented_sheet(images: Array, path: Path) -> None:
     """Draw what the network sees while it trains.
 
     Args:
-        images: 0..255, any number type, (rows, columns, 32, 32, 3): each row is one training image, first
-            as it is, then in augmented forms.
+        images: uint8, (rows, columns, 32, 32, 3): each row is one training image, first as it is, then as
+            the network sees it in one epoch after the other.
         path: the PNG file to write.
     """
-    pixels = np.rint(np.clip(images, 0, 255)).astype(np.uint8)
     columns = images.shape[1]
-    tiles = [Tile(image) for row in pixels for image in row]
-    explanation = "first column: the training images; right of each: what the network sees of it"
+    tiles = [Tile(image) for row in images for image in row]
+    explanation = f"left: training images; right of each: what the network sees in epochs 1 to {columns - 1}"
     _draw(tiles, path, "Augmented training samples", explanation, columns=columns, scale=4)
 
 

@@ -6,17 +6,29 @@ as if it had not. The public functions stand in ``cifarcnn.training``.
 """
 
 import contextlib
+import dataclasses
 import math
+import platform
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
 import numpy.typing as npt
 
-from cifarcnn import architectures, backend, figures, modelfile, optimizer, pipeline, run, schedules, twin
+from cifarcnn import (
+    architectures,
+    backend,
+    metrics,
+    modelfile,
+    optimizer,
+    pipeline,
+    presentation,
+    run,
+    schedules,
+    twin,
+)
 from cifarcnn.cifar10 import CLASSES, Images
 from cifarcnn.config import Settings
 from cifarcnn.devices import Choice
@@ -29,8 +41,8 @@ from cifarcnn.tensorboard_log import TensorBoardLog
 CHECKPOINT_SECONDS = 180
 """Within an epoch, save a checkpoint this often. An epoch's end always saves one."""
 
-CURVES_SECONDS = 20
-"""Draw the learning curves at most this often; drawing takes half a second of a core."""
+REDRAW_SECONDS = 5
+"""Draw the pictures at most this often, and at the end; drawing takes 0.4 s of a core."""
 
 
 class Watcher(keras.callbacks.Callback):  # type: ignore[misc]
@@ -73,7 +85,8 @@ class Watcher(keras.callbacks.Callback):  # type: ignore[misc]
 class Task:
     """What a training works on: fixed settings, hardware and data.
 
-    ``facts`` are compared when a run is resumed: versions and checksums on which its result depends.
+    ``facts`` are compared when a run is resumed: versions and checksums on which its result depends. ``data``
+    is where the user said the data set is.
     """
 
     settings: Settings
@@ -82,14 +95,18 @@ class Task:
     train: Images
     validation: Images | None
     facts: dict[str, Any]
+    data: str | None
 
 
 class Training:
-    """One training in progress, in its run directory."""
+    """One training in progress. Making one builds the network; nothing is written before ``run``."""
 
-    def __init__(self, task: Task, directory: RunDirectory, checkpoint: Checkpoint | None, on_event: OnEvent):
+    directory: RunDirectory
+    log: TensorBoardLog
+
+    def __init__(self, task: Task, on_event: OnEvent, checkpoint: Checkpoint | None = None) -> None:
         settings = task.settings
-        self.task, self.directory, self.on_event = task, directory, on_event
+        self.task, self.on_event = task, on_event
         self.batch_size = settings.batch_size
         self.steps = len(task.train) // self.batch_size
         self.progress = checkpoint.progress if checkpoint else Progress()
@@ -97,32 +114,47 @@ class Training:
         self.rates = schedules.learning_rates(settings, self.steps)
         self.pair = _build(task, self.rates)
         if checkpoint:
-            _restore(self.pair, checkpoint, directory)
-        self.log = TensorBoardLog(directory.tensorboard, self.progress.rows)
-        self.drawn = -math.inf
+            _restore(self.pair, checkpoint)
+        self.resumed_settings = checkpoint.settings if checkpoint else None
+        self.answers: npt.NDArray[np.float32] | None = None
+        self.drawn, self.drawn_epoch = -math.inf, self.progress.epoch
 
-    def run(self, stop: StopRequest) -> None:
+    def run(self, directory: RunDirectory) -> None:
         """Train until the last epoch, or until patience, a signal or a fault ends it.
+
+        Args:
+            directory: where everything is saved; locked by the caller.
 
         Raises:
             Interrupted: a signal came; the state after the last step is saved.
-            RunError: the loss is no number any more, memory ran out, or the directory cannot be written.
+            RunError: the loss is no number any more, or the directory cannot be written.
         """
-        if self.progress.epoch == 0 and self.progress.step == 0:
-            self._save()
-        try:
-            while not self._finished():
-                speed = self._train_epoch(stop)
-                self._finish_epoch(speed)
-        finally:
-            self.log.close()
-        self._draw()
+        self.directory = directory
+        settings = self.task.settings
+        with StopRequest() as stop:
+            # A new run is resumable from here on, and an extended one remembers its new end.
+            if settings != self.resumed_settings:
+                self._save()
+                directory.write_json("settings", dataclasses.asdict(settings))
+                directory.write_json("environment", {**self.task.facts, "platform": platform.platform()})
+            with run.saving(directory.path):
+                self.log = TensorBoardLog(directory.tensorboard, self.progress.rows)
+            with contextlib.closing(self.log):
+                while not self.progress.finished(settings):
+                    self._stop_if_asked(stop)
+                    speed = self._train_epoch(stop)
+                    self._finish_epoch(speed)
+                if self.drawn_epoch != self.progress.epoch:
+                    self._redraw()
 
-    def _finished(self) -> bool:
-        settings, progress = self.task.settings, self.progress
-        waited = progress.epoch - progress.best_epoch
-        out_of_patience = bool(settings.patience) and self.task.validation is not None
-        return progress.epoch >= settings.epochs or (out_of_patience and waited >= settings.patience)
+    def _stop_if_asked(self, stop: StopRequest) -> None:
+        """Raise if a signal came. Everything is saved whenever this is called."""
+        if stop.received is not None:
+            raise Interrupted(
+                f"stopped in epoch {self.progress.epoch + 1} after step {self.progress.step} of {self.steps};"
+                f" saved; go on with: {run.resume_command(self.directory.path)}",
+                128 + stop.received,
+            )
 
     def _train_epoch(self, stop: StopRequest) -> float:
         """Train to the end of the epoch under way, saving on the way if it is long; return images/s."""
@@ -139,26 +171,20 @@ class Training:
             rest = picks[progress.step * self.batch_size :]
             watcher = Watcher(progress, settings.epochs, self.steps, stop, self.on_event)
             self.pair.twin.within_epoch = progress.step > 0
-            with _memory_errors(self.batch_size):
-                self.pair.twin.fit(
-                    **backend.feed(rest, self.targets[rest[:, 0]], self.batch_size),
-                    callbacks=[watcher],
-                    verbose=0,
-                )
+            self.pair.twin.fit(
+                **backend.feed(rest, self.targets[rest[:, 0]], self.batch_size),
+                callbacks=[watcher],
+                verbose=0,
+            )
             seconds = time.monotonic() - watcher.started
             progress.seconds += seconds
             progress.epoch_seconds += seconds
             speed = watcher.steps_per_second() * self.batch_size
             if watcher.broken_loss is not None:
-                self._fail(watcher.broken_loss)
+                self._fail(f"the loss became {watcher.broken_loss}")
             if progress.step < self.steps or stop.received is not None:
                 self._save()
-            if stop.received is not None:
-                raise Interrupted(
-                    f"stopped in epoch {progress.epoch + 1} after step {progress.step} of {self.steps};"
-                    f" saved; go on with: cifarcnn train --resume {self.directory.path}",
-                    128 + stop.received,
-                )
+            self._stop_if_asked(stop)
         return speed
 
     def _finish_epoch(self, images_per_second: float) -> None:
@@ -166,9 +192,13 @@ class Training:
         started = time.monotonic()
         progress = self.progress
         results = self.pair.twin.get_metrics_result()
-        progress.epoch, progress.step = progress.epoch + 1, 0
         self.pair.update_stock()
         val_loss, val_accuracy = self._validate()
+        # The loss of the last step was measured before its update.
+        finite = all(np.isfinite(weights).all() for weights in self.pair.stock.get_weights())
+        if not finite or not math.isfinite(val_loss or 0):
+            self._fail("the network's weights or its validation loss are no finite numbers any more")
+        progress.epoch, progress.step = progress.epoch + 1, 0
         better = _is_better(val_accuracy, val_loss, progress)
         if better:
             progress.best_epoch, progress.best_accuracy = progress.epoch, val_accuracy
@@ -192,8 +222,8 @@ class Training:
         progress.seconds += time.monotonic() - started
         self._save()
         self.on_event(EpochDone(**row, epochs=self.task.settings.epochs, best=better))
-        if started - self.drawn > CURVES_SECONDS:
-            self._draw()
+        if started - self.drawn > REDRAW_SECONDS:
+            self._redraw()
 
     def _validate(self) -> tuple[float | None, float | None]:
         """Return the stock network's loss and accuracy on the validation images, as ``evaluate`` has them."""
@@ -201,15 +231,30 @@ class Training:
         if images is None:
             return None, None
         model = modelfile.Model(self.directory.last, {}, self.pair.stock)
-        probabilities = model.probabilities(images.images)
-        of_truth = probabilities[np.arange(len(images)), images.labels].astype(np.float64)
-        loss = -np.log(np.maximum(of_truth, np.finfo(np.float32).tiny)).mean()
-        return float(loss), float((probabilities.argmax(axis=1) == images.labels).mean())
+        self.answers = model.probabilities(images.images)
+        loss = float(metrics.losses(self.answers, images.labels).mean())
+        return loss, float((self.answers.argmax(axis=1) == images.labels).mean())
+
+    def _redraw(self) -> None:
+        """Renew the pictures, in the run directory and in TensorBoard's log."""
+        progress, images = self.progress, self.task.validation
+        with run.saving(self.directory.path):
+            pictures = presentation.redraw(
+                self.directory.path, progress.rows, self.answers, None if images is None else images.labels
+            )
+            for name, path in pictures.items():
+                self.log.add_image(name, path.read_bytes(), progress.epoch)
+        self.drawn, self.drawn_epoch = time.monotonic(), progress.epoch
 
     def _metadata(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return what is to be known about the model of this epoch."""
         settings = self.task.settings
+        calibration = {}
+        if self.answers is not None and self.task.validation is not None:
+            scores = metrics.log_probabilities(self.answers)
+            calibration["temperature"] = metrics.fit_temperature(scores, self.task.validation.labels)
         return {
+            **calibration,
             "schema": 1,
             "arch": settings.arch,
             "recipe": settings.recipe,
@@ -228,26 +273,20 @@ class Training:
         """Save everything on which the rest depends, then the tables drawn from it."""
         variables = [np.asarray(variable) for variable in self.pair.state()]
         self.directory.save_checkpoint(
-            Checkpoint(self.task.settings, self.task.facts, self.progress, variables)
+            Checkpoint(self.task.settings, self.task.facts, self.task.data, self.progress, variables)
         )
         self.directory.write_tables(self.progress.rows)
 
-    def _draw(self) -> None:
-        if self.progress.rows:
-            with run.saving(self.directory.path):
-                figures.learning_curves(self.progress.rows, self.directory.curves)
-            self.drawn = time.monotonic()
-
-    def _fail(self, loss: float) -> None:
-        settings, best = self.task.settings, self.progress.best_epoch
-        kept = (
-            f"the model of epoch {best} is kept as {self.directory.best}"
-            if best
-            else "no epoch was completed"
-        )
+    def _fail(self, what: str) -> NoReturn:
+        """End a training that has diverged. Nothing of the diverged state is saved."""
+        settings, progress = self.task.settings, self.progress
+        kept = "no epoch was completed"
+        if progress.best_epoch:
+            kept = f"the model of epoch {progress.best_epoch} is kept as {self.directory.best}"
+        other = "" if settings.precision == "float32" else " or --precision float32"
         raise RunError(
-            f"the loss became {loss} in epoch {self.progress.epoch + 1} at step {self.progress.step}; {kept};"
-            f" try --learning-rate {settings.learning_rate / 10:g} or --precision float32"
+            f"{what} in epoch {progress.epoch + 1} at step {progress.step}; {kept};"
+            f" try a new run with --learning-rate {settings.learning_rate / 10:g}{other}"
         )
 
 
@@ -286,15 +325,15 @@ def _build(task: Task, rates: npt.NDArray[np.float32]) -> twin.Pair:
     return pair
 
 
-def _restore(pair: twin.Pair, checkpoint: Checkpoint, directory: RunDirectory) -> None:
+def _restore(pair: twin.Pair, checkpoint: Checkpoint) -> None:
     """Put the checkpoint's variables back."""
     variables = pair.state()
     shapes = [tuple(variable.shape) for variable in variables]
     found = [value.shape for value in checkpoint.variables]
     if shapes != found:
         raise RunError(
-            f"the checkpoint in {str(directory.path)!r} holds {len(found)} variables that do not fit the"
-            f" {len(shapes)} of this network and optimizer; it was not written by this version of cifarcnn"
+            f"the checkpoint holds {len(found)} variables that do not fit the {len(shapes)} of this network"
+            " and optimizer; it was not written by this version of cifarcnn"
         )
     for variable, value in zip(variables, checkpoint.variables, strict=True):
         variable.assign(value)
@@ -306,16 +345,3 @@ def _one_hot(labels: npt.NDArray[np.uint8], smoothing: float) -> npt.NDArray[np.
     targets = np.full((len(labels), classes), smoothing / classes, np.float32)
     targets[np.arange(len(labels)), labels] += 1 - smoothing
     return targets
-
-
-@contextlib.contextmanager
-def _memory_errors(batch_size: int) -> Iterator[None]:
-    """Turn the backend's running out of memory into advice."""
-    try:
-        yield
-    except backend.memory_errors() as problem:
-        if not isinstance(problem, MemoryError) and "RESOURCE_EXHAUSTED" not in str(problem):
-            raise
-        raise RunError(
-            f"out of memory with batches of {batch_size} images; try --batch-size {max(1, batch_size // 2)}"
-        ) from problem

@@ -35,14 +35,15 @@ def make(settings: Settings, rates: npt.NDArray[np.float32]) -> keras.optimizers
         "ema_momentum": settings.ema or 0.99,
     }
     match settings.optimizer:
-        case "sgd":
-            optimizer = keras.optimizers.SGD(momentum=settings.momentum, nesterov=True, **options)
+        case "nesterov" | "sgd" as kind:
+            nesterov = kind == "nesterov"
+            optimizer = keras.optimizers.SGD(momentum=settings.momentum, nesterov=nesterov, **options)
         case "rmsprop":
             optimizer = keras.optimizers.RMSprop(**options)
         case _:
             optimizer = keras.optimizers.Adam(**options)
     # `fit` ends by replacing the weights by their averages, but the training goes on from the weights.
-    optimizer.finalize_variable_values = lambda variables: None
+    optimizer.finalize_variable_values = lambda _variables: None
     if settings.precision == "mixed_float16":
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer

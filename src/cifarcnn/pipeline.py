@@ -1,14 +1,44 @@
 """Which images each training step sees, and how they are moved and flipped: index arithmetic in NumPy.
 
 Everything is drawn from (seed, epoch) alone. No generator's state lives from one epoch to the next, so a
-resumed training sees what an uninterrupted one would have. The pixels are gathered by ``cifarcnn.twin``.
+resumed training sees what an uninterrupted one would have. In training, ``cifarcnn.twin`` gathers the pixels
+on the device; ``crop`` gathers the same ones for people to look at.
 """
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from cifarcnn.cifar10 import Bytes, Images, stratified_split, stratified_subset
+
+if TYPE_CHECKING:
+    from cifarcnn.config import Settings
+
 # Streams drawn from the same (seed, epoch) must differ.
 _ORDER, _SHIFT, _FLIP = range(3)
+
+
+def divide(images: Images, settings: "Settings") -> tuple[Images, Images | None]:
+    """Hold the validation images out, then reduce the rest to ``train_size``.
+
+    Args:
+        images: all that the training was given.
+        settings: of which ``val_size``, ``train_size`` and ``seed`` count.
+
+    Returns:
+        The images to train on, and those held out: None with ``val_size`` 0.
+
+    Raises:
+        UsageError: there are too few images.
+    """
+    rest, held_out = stratified_split(images.labels, settings.val_size, settings.seed)
+    if settings.train_size is not None:
+        rest = stratified_subset(images.labels, rest, settings.train_size, settings.seed)
+    train, validation = (
+        Images(images.images[indices], images.labels[indices], images.source) for indices in (rest, held_out)
+    )
+    return train, validation if settings.val_size else None
 
 
 def draw_epoch(count: int, *, seed: int, epoch: int, augment: str, shift: int) -> npt.NDArray[np.int32]:
@@ -33,3 +63,23 @@ def draw_epoch(count: int, *, seed: int, epoch: int, augment: str, shift: int) -
     if augment in ("flip", "standard"):
         picks[:, 3] = np.random.default_rng([seed, epoch, _FLIP]).integers(0, 2, count)
     return picks
+
+
+def crop(images: Bytes, picks: npt.NDArray[np.int32], margin: int) -> Bytes:
+    """Gather what the network is shown for some picks.
+
+    Args:
+        images: uint8, (n, side, side, 3), not padded.
+        picks: int32, (m, 4), as ``draw_epoch`` returns them.
+        margin: the ``shift`` that they were drawn with. Beyond the border, its pixels are repeated.
+
+    Returns:
+        uint8, (m, side, side, 3).
+    """
+    side = images.shape[1]
+    image, top, left, flip = (picks[:, column, None] for column in range(4))
+    line = np.arange(side)
+    rows = np.clip(top + line - margin, 0, side - 1)
+    columns = np.clip(left + np.where(flip == 1, side - 1 - line, line) - margin, 0, side - 1)
+    crops: Bytes = images[image[:, :, None], rows[:, :, None], columns[:, None, :]]
+    return crops

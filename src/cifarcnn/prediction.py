@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cifarcnn import images, metrics, modelfile
+from cifarcnn import backend, images, metrics, modelfile
 from cifarcnn.cifar10 import CLASSES, Bytes
 from cifarcnn.errors import ImageError, ModelError, UsageError
 from cifarcnn.events import Note, OnEvent, ignore
@@ -115,6 +115,7 @@ def predict(
         raise UsageError("no picture was named; give files, directories or - for standard input")
     if not isinstance(model, Model):
         model = modelfile.load(default_model(on_event) if model is None else Path(model))
+        on_event(Note(backend.inference()))
     names = tuple(source.path if isinstance(source, Failure) else source for source in sources)
     return Answers(model, names, top_k, _stream(sources, model, top_k, resize, batch_size))
 

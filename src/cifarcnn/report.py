@@ -43,7 +43,7 @@ class Subject:
 def write_report(
     path: Path,
     title: str,
-    subject: Subject,
+    subject: Subject | None,
     *,
     facts: Mapping[str, Mapping[str, Any]],
     commands: Sequence[str],
@@ -55,7 +55,8 @@ def write_report(
     Args:
         path: the HTML file.
         title: its heading, such as the name of the run and the images it was measured on.
-        subject: the images and the answers that the figures were computed from.
+        subject: the images and the answers that the figures were computed from; without it the page
+            shows the training alone.
         facts: tables of names and values by heading, such as settings and environment.
         commands: what to type to get these results again.
         epochs: rows as ``figures.learning_curves`` takes them; without any, no curves are drawn.
@@ -71,7 +72,7 @@ def write_report(
 
 def page(
     title: str,
-    subject: Subject,
+    subject: Subject | None,
     facts: Mapping[str, Mapping[str, Any]],
     commands: Sequence[str],
     *,
@@ -79,29 +80,40 @@ def page(
     worst: int = 20,
 ) -> str:
     """The page as text. Arguments as ``write_report``."""
+    parts = {
+        "title": escape(title),
+        "curves": _curves(epochs),
+        "facts": "".join(_facts(heading, values) for heading, values in facts.items()),
+        "commands": escape("\n".join(commands)),
+    }
+    template = resources.files("cifarcnn").joinpath("report_template.html").read_text("utf-8")
+    if subject is None:
+        template = re.sub("<!-- measured -->.*?<!-- end -->", "", template, flags=re.DOTALL)
+        parts |= {"sprite": "data:,", "sprite_width": "0", "sprite_height": "0"}
+    else:
+        parts |= _measured(subject, worst)
+    return re.sub(r"@([a-z_]+)@", lambda match: parts[match[1]], template)
+
+
+def _measured(subject: Subject, worst: int) -> dict[str, str]:
+    """The parts of the page that show images and answers."""
     mistakes = metrics.worst_mistakes(subject.probabilities, subject.labels, worst).tolist()
     cells = _cells(subject)
     embedded = sorted({*mistakes, *(index for cell in cells.values() for index in cell)})
     rows = max(1, -(-len(embedded) // SPRITE_COLUMNS))
     positions = {index: _position(number) for number, index in enumerate(embedded)}
-    parts = {
-        "title": escape(title),
+    return {
         "headline": _headline(subject.metrics),
-        "curves": _curves(epochs),
         "confusion": _confusion(subject.metrics.confusion),
         "per_class": _per_class(subject.metrics),
         "mistakes": "".join(_mistake(subject, index, positions[index]) for index in mistakes)
         or "<li>There are none.</li>",
         "reliability": svg.reliability(subject.metrics.bins),
-        "facts": "".join(_facts(heading, values) for heading, values in facts.items()),
-        "commands": escape("\n".join(commands)),
         "cells": _cells_json(subject, cells, positions),
         "sprite": _sprite(subject.images[embedded], rows),
         "sprite_width": str(SPRITE_COLUMNS * 32 * SCALE),
         "sprite_height": str(rows * 32 * SCALE),
     }
-    template = resources.files("cifarcnn").joinpath("report_template.html").read_text("utf-8")
-    return re.sub(r"@([a-z_]+)@", lambda match: parts[match[1]], template)
 
 
 def _cells(subject: Subject) -> dict[tuple[int, int], list[int]]:
@@ -127,7 +139,8 @@ def _cells_json(subject: Subject, cells: dict[tuple[int, int], list[int]], posit
                 {
                     "index": index,
                     "position": positions[index],
-                    "caption": f"{short_percent(subject.probabilities[index, answer])}, image {index}",
+                    "caption": f"{_whole(subject.probabilities[index, answer])}, "
+                    f"image\N{NO-BREAK SPACE}{index}",
                 }
                 for index in indices
             ],
@@ -160,9 +173,14 @@ def _mistake(subject: Subject, index: int, position: str) -> str:
         f'<span class="picture" style="background-position:{position}" role="img" aria-label="image {index}">'
     )
     return (
-        f"<li>{picture}</span><b>{CLASSES[answer]}</b> {escape(short_percent(row[answer]))}<br>"
-        f"truth: {CLASSES[truth]} {escape(short_percent(row[truth]))}<br>image {index}</li>"
+        f"<li>{picture}</span><b>{CLASSES[answer]}</b> {escape(_whole(row[answer]))}<br>"
+        f"truth: {CLASSES[truth]} {escape(_whole(row[truth]))}<br>image {index}</li>"
     )
+
+
+def _whole(probability: float) -> str:
+    """A short percentage that no line break parts."""
+    return short_percent(probability).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _headline(figures: Metrics) -> str:
@@ -230,10 +248,16 @@ def _per_class(figures: Metrics) -> str:
 
 def _facts(heading: str, values: Mapping[str, Any]) -> str:
     rows = "".join(
-        f'<tr><th scope="row">{escape(str(name))}</th><td>{escape(str(value))}</td></tr>'
+        f'<tr><th scope="row">{escape(str(name).replace("_", " "))}</th><td>{escape(_shown(value))}</td></tr>'
         for name, value in values.items()
+        if value is not None
     )
     return f'<h2>{escape(heading)}</h2>\n<table class="facts">{rows}</table>\n'
+
+
+def _shown(value: Any) -> str:
+    """A number at a readable length, all else as it is."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _percent(share: float) -> str:

@@ -8,6 +8,8 @@ A run directory holds
 ``best.keras``        the model of the best epoch on the validation images (of the last, without any),
 ``last.keras``        the model of the last epoch,
 ``curves.png``        the learning curves,
+``confusion.png``     the confusion matrix of the last epoch on the validation images,
+``report.html``       everything about the finished run on one page,
 ``tensorboard/``      the same figures for TensorBoard,
 ``checkpoint.npz``    everything on which the rest of the training depends, and the one before it.
 
@@ -33,7 +35,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cifarcnn import files
+from cifarcnn import figures, files
 from cifarcnn.config import Settings
 from cifarcnn.errors import RunError, UsageError
 from cifarcnn.events import Note, OnEvent
@@ -160,7 +162,7 @@ class RunDirectory:
             yield
 
     def _remove_leftovers(self) -> None:
-        """Remove what a process killed inside a save has left half written: hidden, with a dash in the name."""
+        """Remove what a process killed inside a save left half written: hidden, with a dash in the name."""
         for path in self.path.glob(".*-*"):
             if path.is_dir():
                 shutil.rmtree(path)
@@ -181,6 +183,12 @@ class RunDirectory:
             writer.writerows(rows)
             with saving(self.path):
                 files.write_text(self.path / f"{name}.csv", table.getvalue())
+
+    def draw_curves(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Write ``curves.png``, once there is an epoch to show."""
+        if rows:
+            with saving(self.path):
+                figures.learning_curves(rows, self.curves)
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint and keep the one before it."""
@@ -217,9 +225,8 @@ class RunDirectory:
                 aside = self.path / "checkpoint-damaged.npz"
                 with saving(self.path):
                     self._checkpoint.replace(aside)
-                on_event(
-                    Note(f"warning: {faults[0]}; kept as {aside.name}, going on from the checkpoint before it")
-                )
+                text = f"{faults[0]}; kept as {aside.name}, going on from the checkpoint before it"
+                on_event(Note(f"warning: {text}"))
             return checkpoint
         raise RunError(
             f"no usable checkpoint in {str(self.path)!r} ({'; '.join(faults)}); the models in it are"
@@ -236,17 +243,16 @@ _FAULTS = (
 
 def _read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint. The zip format's checksums reveal a damaged one; nothing in it can run code."""
-    with np.load(path, allow_pickle=False) as archive:
+    # NumPy leaves a file that it opened itself open when it is no archive.
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
         document = json.loads(archive["document"].tobytes())
         names = sorted(name for name in archive.files if name.startswith("variable"))
         variables = [archive[name] for name in names]
-    return Checkpoint(
-        Settings(**document["settings"]),
-        document["facts"],
-        document["data"],
-        Progress(**document["progress"]),
-        variables,
-    )
+    facts, progress = document["facts"], Progress(**document["progress"])
+    counts = (progress.epoch, progress.step, progress.best_epoch)
+    if not (isinstance(facts, dict) and all(isinstance(count, int) for count in counts)):
+        raise ValueError("its document is not that of a checkpoint")
+    return Checkpoint(Settings(**document["settings"]), facts, document["data"], progress, variables)
 
 
 def make_directory(out: Path, name: str) -> Path:
@@ -283,8 +289,8 @@ def saving(path: Path) -> Iterator[None]:
     except OSError as problem:
         if not path.is_dir():
             raise RunError(
-                f"the run directory {str(path)!r} is gone, and the training with it; if it was moved, give its"
-                " new place to `cifarcnn train --resume`"
+                f"the run directory {str(path)!r} is gone, and the training with it; if it was moved, give"
+                " its new place to `cifarcnn train --resume`"
             ) from problem
         # h5py's text is many lines of its own.
         reason = os.strerror(problem.errno) if problem.errno else problem

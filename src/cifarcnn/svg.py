@@ -42,9 +42,9 @@ def curve(epochs: Sequence[dict[str, Any]], key: str, title: str, scale: float) 
         parts.append(f'<polyline class="{style}" points="{line}"/>')
         parts.append(f'<circle class="{style}" cx="{places[-1][0]:.1f}" cy="{places[-1][1]:.1f}" r="3"/>')
         what = f"{name}: {points[-1][1]:.3g} at the end"
-        parts.append(
-            f'<text class="{style}" x="{WIDTH / 2}" y="{(TOP + BOTTOM) / 2 + 15 * number}">{what}</text>'
-        )
+        # Losses fall and accuracies rise, so this corner stays free.
+        first_line = TOP + 12 if key == "loss" else BOTTOM - 24
+        parts.append(f'<text class="{style}" x="{WIDTH / 2}" y="{first_line + 15 * number}">{what}</text>')
     return _figure(title, parts)
 
 

@@ -1,6 +1,7 @@
-"""The epochs' figures as TensorBoard reads them. Written with TensorBoard's own package, on any backend."""
+"""The epochs' figures and pictures as TensorBoard reads them, written with its own package on any backend."""
 
 import shutil
+import struct
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,19 @@ class TensorBoardLog:
             if row.get(name) is not None
         ]
         event = Event(wall_time=time.time(), step=row["epoch"], summary=Summary(value=values))
+        self._writer.write(event.SerializeToString())
+
+    def add_image(self, tag: str, png: bytes, step: int) -> None:
+        """Add a picture, the content of a PNG file, under a name that it shares with its successors."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        # The header of a PNG file begins with its size.
+        width, height = struct.unpack(">II", png[16:24])
+        image = Summary.Image(height=height, width=width, encoded_image_string=png)
+        event = Event(
+            wall_time=time.time(), step=step, summary=Summary(value=[Summary.Value(tag=tag, image=image)])
+        )
         self._writer.write(event.SerializeToString())
 
     def close(self) -> None:

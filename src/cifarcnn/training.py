@@ -3,23 +3,21 @@
 They resolve settings, data and hardware and hand over to ``cifarcnn.loop``; Keras is imported only there.
 """
 
+import contextlib
 import dataclasses
-import hashlib
-import platform
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cifarcnn import cifar10, config, devices, sources
-from cifarcnn.cifar10 import Images
+from cifarcnn import config, devices, pipeline, presentation, schedules, sources
 from cifarcnn.config import Settings
 from cifarcnn.errors import RunError, UsageError
 from cifarcnn.events import Note, OnEvent, ignore
-from cifarcnn.run import Checkpoint, RunDirectory
+from cifarcnn.run import Checkpoint, Progress, RunDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from cifarcnn.loop import Task
 
@@ -92,10 +90,27 @@ def train(
     from_file = config.read_toml(settings_file) if settings_file is not None else {}
     said = {name: value for name, value in settings.items() if value is not None}
     resolved = config.resolve({**from_file, **said})
-    task = _prepare(resolved, data, on_event)
-    directory = RunDirectory.create(Path(out), task.settings)
-    on_event(Note(f"run directory: {directory.path}"))
-    return _run(task, directory, None, on_event)
+    return start(resolved, lambda: RunDirectory.create(Path(out), resolved), data, on_event)
+
+
+def start(
+    settings: Settings,
+    make_directory: "Callable[[], RunDirectory]",
+    data: str | Path | None,
+    on_event: OnEvent,
+) -> TrainingResult:
+    """Train from the beginning, in a directory that is made as soon as there is something to save."""
+    task = _prepare(settings, data, on_event)
+    from cifarcnn.loop import Training
+
+    with _computing(task):
+        training = Training(task, on_event)
+        directory = make_directory()
+        on_event(Note(f"run directory: {directory.path}"))
+        with directory.locked():
+            training.run(directory)
+            presentation.write_run_report(directory.path, task.validation, task.data)
+    return _result(directory, task.settings, training.progress)
 
 
 def resume(
@@ -113,7 +128,7 @@ def resume(
     Args:
         run_dir: the run directory.
         epochs: a new number of epochs in all, to extend (or shorten) the run.
-        data: where the data set is, if it is not found by itself.
+        data: where the data set is, if it is neither where it was nor found by itself.
         on_event: told what happens.
         **settings: must equal the run's own, if given.
 
@@ -124,31 +139,91 @@ def resume(
     """
     directory = RunDirectory.open(Path(run_dir))
     with directory.locked():
-        checkpoint = directory.load_checkpoint()
+        checkpoint = directory.load_checkpoint(on_event)
+        after = _resumed_settings(checkpoint, {**settings, "epochs": epochs})
+        progress = checkpoint.progress
+        if progress.finished(after):
+            on_event(Note(f"{directory.path} is finished: {_ending(after, progress)}; --epochs extends it"))
+            # A process killed after its last checkpoint has not come to these.
+            directory.write_tables(progress.rows)
+            directory.draw_curves(progress.rows)
+            return _result(directory, after, progress)
+        if data is None and checkpoint.data is not None and Path(checkpoint.data).exists():
+            data = checkpoint.data
+        task = _prepare(after, data, on_event)
+        _compare(checkpoint, task, directory, on_event)
+        on_event(Note(f"resuming {directory.path} in epoch {progress.epoch + 1} after step {progress.step}"))
+        from cifarcnn.loop import Training
+
+        with _computing(task):
+            training = Training(task, on_event, checkpoint)
+            if after.epochs != checkpoint.settings.epochs:
+                done = progress.epoch * training.steps + progress.step
+                on_event(Note(schedules.explain_extension(checkpoint.settings, after, training.steps, done)))
+            training.run(directory)
+            presentation.write_run_report(directory.path, task.validation, task.data)
+    return _result(directory, task.settings, progress)
+
+
+@contextlib.contextmanager
+def _computing(task: "Task") -> "Iterator[None]":
+    """Compute on the task's device within the block, and turn running out of memory into advice.
+
+    Raises:
+        RunError: memory ran out.
+    """
+    from cifarcnn import backend
+
+    batch_size = task.settings.batch_size
+    try:
+        with backend.running_on(task.choice, task.cpus):
+            yield
+    except backend.memory_errors() as problem:
+        if not isinstance(problem, MemoryError) and "RESOURCE_EXHAUSTED" not in str(problem):
+            raise
+        raise RunError(
+            f"out of memory with batches of {batch_size} images; try a new run with --batch-size"
+            f" {max(1, batch_size // 2)}"
+        ) from problem
+
+
+def _ending(settings: Settings, progress: Progress) -> str:
+    """Say why a run is finished."""
+    if progress.epoch >= settings.epochs:
+        return f"{progress.epoch} of {settings.epochs} epochs"
+    best = progress.best_epoch
+    return f"no better validation accuracy in the {settings.patience} epochs after epoch {best}"
+
+
+def _resumed_settings(checkpoint: Checkpoint, said: "Mapping[str, config.Value]") -> Settings:
+    """Return the run's settings with the new number of epochs; refuse any other change.
+
+    Raises:
+        UsageError: a setting differs, or more epochs than that are completed.
+    """
     before, progress = checkpoint.settings, checkpoint.progress
+    epochs = said["epochs"]
     differing = [
         f"{name} is {getattr(before, name)!r} in the run, {value!r} now"
-        for name, value in settings.items()
-        if value is not None and value != getattr(before, name)
+        for name, value in said.items()
+        if name != "epochs" and value is not None and value != getattr(before, name)
     ]
     if differing:
         raise UsageError(
             f"a resumed run keeps its settings ({'; '.join(differing)}); leave these options out, or start a"
             " new run without --resume"
         )
-    if epochs is not None and epochs < progress.epoch + (progress.step > 0):
-        raise UsageError(f"epochs is {epochs}, but {progress.epoch} are completed; expected more")
-    after = config.resolve({**dataclasses.asdict(before), "epochs": epochs or before.epochs})
-    task = _prepare(after, data, on_event)
-    _compare(checkpoint, task, directory, on_event)
-    on_event(Note(f"resuming {directory.path} in epoch {progress.epoch + 1} after step {progress.step}"))
-    return _run(task, directory, checkpoint, on_event)
+    begun = progress.epoch + (progress.step > 0)
+    if isinstance(epochs, int) and epochs < begun:
+        raise UsageError(f"epochs is {epochs}, but {begun} are begun or completed; expected at least as many")
+    changed = {} if epochs is None else {"epochs": epochs}
+    return config.resolve({**dataclasses.asdict(before), **changed})
 
 
 def _prepare(settings: Settings, data: str | Path | None, on_event: OnEvent) -> "Task":
     """Get images and hardware, and say what was chosen."""
     images = sources.load("train", data, on_event)
-    train, validation = _split(images, settings)
+    train, validation = pipeline.divide(images, settings)
     if settings.batch_size > len(train):
         raise UsageError(
             f"batch_size is {settings.batch_size}, but there are {len(train)} training images;"
@@ -161,6 +236,8 @@ def _prepare(settings: Settings, data: str | Path | None, on_event: OnEvent) -> 
     if choice.warning:
         on_event(Note(f"warning: {choice.warning}"))
     on_event(Note(f"{choice.device}: {choice.reason}"))
+    if settings.deterministic:
+        _make_deterministic(choice, on_event)
     from cifarcnn.loop import Task
 
     facts = {
@@ -169,40 +246,27 @@ def _prepare(settings: Settings, data: str | Path | None, on_event: OnEvent) -> 
         "backend": hardware.backend,
         "cpu": hardware.cpu,
         "cpus": hardware.cpus,
-        "training_images_sha256": hashlib.sha256(
-            images.images.tobytes() + images.labels.tobytes()
-        ).hexdigest(),
+        "training_images_sha256": images.sha256(),
     }
     resolved = dataclasses.replace(settings, device=choice.device, precision=choice.precision)
-    return Task(resolved, choice, hardware.cpus, train, validation, facts)
+    place = None if data is None else str(Path(data).absolute())
+    return Task(resolved, choice, hardware.cpus, train, validation, facts, place)
 
 
-def _split(images: Images, settings: Settings) -> tuple[Images, Images | None]:
-    """Hold the validation images out, then reduce the rest to ``train_size``."""
-    rest, held_out = cifar10.stratified_split(images.labels, settings.val_size, settings.seed)
-    if settings.train_size is not None:
-        rest = cifar10.stratified_subset(images.labels, rest, settings.train_size, settings.seed)
-    train = Images(images.images[rest], images.labels[rest], images.source)
-    if not settings.val_size:
-        return train, None
-    return train, Images(images.images[held_out], images.labels[held_out], images.source)
-
-
-def _run(
-    task: "Task", directory: RunDirectory, checkpoint: Checkpoint | None, on_event: OnEvent
-) -> TrainingResult:
-    """Train in the run directory, alone."""
+def _make_deterministic(choice: devices.Choice, on_event: OnEvent) -> None:
+    """Fix the order of a GPU's sums; say what it costs and what is not promised."""
     from cifarcnn import backend
-    from cifarcnn.loop import Training
-    from cifarcnn.signals import StopRequest
 
-    settings = task.settings
-    with directory.locked(), StopRequest() as stop, backend.running_on(task.choice, task.cpus):
-        directory.write_json("settings", dataclasses.asdict(settings))
-        directory.write_json("environment", {**task.facts, "platform": platform.platform()})
-        training = Training(task, directory, checkpoint, on_event)
-        training.run(stop)
-    progress = training.progress
+    if choice.device == "cpu":
+        on_event(Note("deterministic: no change, on a CPU the same seed gives the same result anyway"))
+        return
+    backend.make_deterministic()
+    text = "the same seed gives the same result on the same model of GPU with the same driver and versions"
+    on_event(Note(f"deterministic: slower operations, without the XLA compiler; {text}, not on another"))
+
+
+def _result(directory: RunDirectory, settings: Settings, progress: Progress) -> TrainingResult:
+    """Sum a finished run up."""
     speeds = [row["images_per_second"] for row in progress.rows if row["images_per_second"]]
     return TrainingResult(
         run_dir=directory.path,

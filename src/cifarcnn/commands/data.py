@@ -1,24 +1,16 @@
-"""``cifarcnn data``: fetch, verify and find the images, for a machine that will be offline later."""
+"""``cifarcnn data``: fetch, verify, find and show the images."""
 
 from pathlib import Path
 
 import click
 
-from cifarcnn import console, sources
-
-data_option = click.option(
-    "--data",
-    "path",
-    metavar="PATH",
-    type=click.Path(path_type=Path),
-    help="Directory or archive that holds CIFAR-10, in place of searching for it.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+from cifarcnn import config, console, sources
+from cifarcnn.commands.options import data_option, images_option, json_option, setting_options
 
 
 @click.group()
 def data() -> None:
-    """Fetch, verify and find the CIFAR-10 images.
+    """Fetch, verify, find and show the CIFAR-10 images.
 
     Other commands do this by themselves. The images are searched for in CIFARCNN_DATA, in the cache
     (CIFARCNN_CACHE or the platform's place for caches), where Keras and torchvision keep them, on the
@@ -71,6 +63,37 @@ def verify(path: Path | None, as_json: bool) -> int:
             click.echo(f"{name:<18}{problem or 'as published'}")
         console.note(f"{result.source}: {'all six files are right' if result.ok else 'damaged'}")
     return 0 if result.ok else 1
+
+
+@data.command()
+@images_option
+@setting_options(("arch", "recipe", "augment", "shift", "val_size", "train_size", "seed"))
+@click.option(
+    "--count",
+    metavar="N",
+    type=click.INT,
+    default=10,
+    show_default=True,
+    help="How many training images to show, 1 to 100.",
+)
+@click.option(
+    "--output",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("augmented.png"),
+    show_default=True,
+    help="The PNG file to write.",
+)
+def show(*, path: Path | None, count: int, output: Path, **settings: config.Value) -> None:
+    """Draw training images as the network sees them, epoch after epoch, and print the picture's path.
+
+    They are the crops that `cifarcnn train` makes with the same settings.
+    """
+    from cifarcnn import samples
+
+    with console.Progress() as progress:
+        written = samples.write_sheet(output, count=count, data=path, on_event=progress, **settings)
+    click.echo(written)
 
 
 def _show(found: sources.Found, as_json: bool) -> None:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from cifarcnn import console
 from cifarcnn.cifar10 import CLASSES
+from cifarcnn.commands.options import images_option, json_option
 from cifarcnn.modelfile import BATCH_SIZE
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ AVERAGED_NAMES = {"flip": "with flip", "flip_shift": "with flip and shift"}
     type=click.Choice(["test", "validation"]),
     default="test",
     show_default=True,
-    help="The 10,000 test images, or the images that the model's training held out.",
+    help="The test images, or the images that the model's training held out.",
 )
 @click.option(
     "--batch-size",
@@ -37,12 +38,7 @@ AVERAGED_NAMES = {"flip": "with flip", "flip_shift": "with flip and shift"}
     show_default=True,
     help="Images per step; changes the speed, not the figures.",
 )
-@click.option(
-    "--data",
-    metavar="PATH",
-    type=click.Path(path_type=Path),
-    help="Directory or archive of CIFAR-10. Default: search the usual places, then download.",
-)
+@images_option
 @click.option("--tta", is_flag=True, help="Also average each image with its mirror image and small shifts.")
 @click.option(
     "--figures",
@@ -64,43 +60,44 @@ AVERAGED_NAMES = {"flip": "with flip", "flip_shift": "with flip and shift"}
     show_default=True,
     help="How many mistakes --figures and --report show.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Write one JSON document to stdout.")
+@json_option
 def evaluate(
     *,
     models: tuple[Path, ...],
     split: str,
     batch_size: int,
-    data: Path | None,
+    path: Path | None,
     tta: bool,
     figures: Path | None,
     report: Path | None,
     worst: int,
     as_json: bool,
 ) -> None:
-    """Measure a MODEL on the test images.
+    """Measure a MODEL on the test images, or on pictures of your own.
 
     MODEL is a .keras file, or a run directory, which stands for its best model. Several models are compared
-    with the first one, image by image.
+    with the first one, image by image. Pictures of your own stand in a folder of folders that are named for
+    their classes (airplane, car, bird, ...); a folder with two such folders, train and test, will do as well.
     """
     if (figures or report) and len(models) > 1:
         raise click.UsageError(
             f"--figures and --report show one model, but {len(models)} were given; evaluate them one by one"
         )
-    from cifarcnn import evaluation
+    from cifarcnn import evaluation, presentation
 
     with console.Progress() as progress:
         results = [
             evaluation.evaluate(
-                model, split=split, data=data, batch_size=batch_size, tta=tta, on_event=progress
+                model, split=split, data=path, batch_size=batch_size, tta=tta, on_event=progress
             )
             for model in models
         ]
     comparisons = [evaluation.compare(results[0], other) for other in results[1:]]
     if figures:
-        for path in evaluation.write_figures(results[0], figures, worst):
-            console.note(f"wrote {path}")
+        for picture in presentation.write_figures(results[0], figures, worst):
+            console.note(f"wrote {picture}")
     if report:
-        console.note(f"wrote {evaluation.write_report(results[0], report, worst)}")
+        console.note(f"wrote {presentation.write_report(results[0], report, worst)}")
     if comparisons and as_json:
         console.emit_json(evaluation.comparison_document(results, comparisons))
     elif comparisons:
@@ -115,7 +112,8 @@ def _show(result: "Evaluation") -> None:
     """Print the figures of one model for people."""
     show = console.stdout.print
     name = escape(console.printable(str(result.model)))
-    show(f"[bold]{name}[/] on {result.metrics.n:,} {result.split} images", soft_wrap=True)
+    source = escape(console.printable(result.images.source))
+    show(f"[bold]{name}[/] on {result.metrics.n:,} {result.split} images from {source}", soft_wrap=True)
     show(_summary(result))
     show("\n[bold]Per class[/]")
     show(_per_class(result.metrics))

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cifarcnn import architectures, config, console
-from cifarcnn.commands.data import json_option
+from cifarcnn.commands.options import json_option
 
 if TYPE_CHECKING:
     from cifarcnn.summaries import Summary

@@ -1,0 +1,239 @@
+"""Everything shown of a model or a run: pictures and the page, made from results and what a run left on disk.
+
+How each picture looks stands in ``figures`` and ``galleries``, the page in ``report``; the figures themselves
+come from ``evaluation``.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cifarcnn import config, metrics, modelfile
+from cifarcnn.cifar10 import CLASSES, Bytes, Images
+from cifarcnn.errors import CifarCNNError, RunError, UsageError
+from cifarcnn.metrics import Array, Metrics
+
+if TYPE_CHECKING:
+    from cifarcnn.evaluation import Evaluation
+
+WORST = 20
+
+
+def write_figures(evaluation: "Evaluation", directory: Path, worst: int = 10) -> list[Path]:
+    """Draw an evaluation into a directory, which is made if it is missing.
+
+    Args:
+        evaluation: what to draw.
+        directory: gets ``confusion.png``, ``reliability.png``, ``mistakes.png``, ``samples.png`` and, of a
+            network that begins with a convolution, ``filters.png``.
+        worst: how many mistakes the gallery shows, 1 to 1000.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UsageError: the number of mistakes is impossible.
+        CifarCNNError: the directory cannot be written.
+    """
+    if not 1 <= worst <= 1000:
+        raise UsageError(f"cannot show {worst} mistakes in one picture; expected 1 to 1000")
+    from cifarcnn import figures, galleries
+
+    subject = (evaluation.images.images, evaluation.images.labels, evaluation.probabilities)
+    names = ("confusion.png", "reliability.png", "mistakes.png", "samples.png", "filters.png")
+    confusion, reliability, mistakes, samples, filters = (directory / name for name in names)
+    with _writing("the figures", directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        figures.confusion_matrix(evaluation.metrics.confusion, confusion)
+        figures.reliability(evaluation.metrics.bins, reliability)
+        galleries.worst_mistakes(*subject, mistakes, worst)
+        galleries.sample_predictions(*subject, samples)
+        if evaluation.first_kernel is None:
+            return [confusion, reliability, mistakes, samples]
+        galleries.first_layer_filters(evaluation.first_kernel, filters)
+    return [confusion, reliability, mistakes, samples, filters]
+
+
+def write_report(evaluation: "Evaluation", directory: Path, worst: int = WORST) -> Path:
+    """Write ``report.html`` about an evaluation into a directory, which is made if it is missing.
+
+    Of a model that lies in its run directory, the page shows the training too.
+
+    Args:
+        evaluation: what to report.
+        directory: where to.
+        worst: how many mistakes the page shows.
+
+    Returns:
+        The file written.
+
+    Raises:
+        CifarCNNError: the directory cannot be written, or the run's own files are damaged.
+    """
+    from cifarcnn import report
+
+    images, model = evaluation.images, evaluation.model
+    run = _read_run(model.parent) if model.name in ("best.keras", "last.keras") else None
+    facts, epochs, commands = run or (_stored_facts(evaluation.metadata), [], [])
+    command = ["cifarcnn", "evaluate", str(model), "--split", evaluation.split]
+    if evaluation.data is not None:
+        command += ["--data", evaluation.data]
+    command += ["--tta"] * bool(evaluation.averaged)
+    path = directory / "report.html"
+    with _writing("the report", directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        report.write_report(
+            path,
+            f"{model} on {evaluation.metrics.n:,} {evaluation.split} images",
+            report.Subject(images.images, images.labels, evaluation.probabilities, evaluation.metrics),
+            facts={"Evaluation": _measured_facts(evaluation), **facts},
+            commands=[*commands, shlex.join(command)],
+            epochs=epochs,
+            worst=worst,
+        )
+    return path
+
+
+def write_run_report(directory: Path, validation: Images | None, data: str | None = None) -> Path:
+    """Write ``report.html`` about a training into its run directory: its best model on its validation images.
+
+    Args:
+        directory: the run directory, with everything that a training leaves in it.
+        validation: the images held out; without any, the page shows the training alone.
+        data: where the user said the data set is.
+
+    Returns:
+        The file written.
+
+    Raises:
+        RunError: the run's files are missing or damaged.
+        CifarCNNError: the directory cannot be written.
+    """
+    from cifarcnn import report
+
+    run, best = _read_run(directory), directory / "best.keras"
+    if run is None:
+        raise RunError(f"{directory} holds no settings.json; expected a run directory of 'cifarcnn train'")
+    facts, epochs, commands = run
+    subject, title = None, f"{directory.absolute().name}"
+    if validation is not None:
+        model = modelfile.load(best)
+        probabilities = model.probabilities(validation.images)
+        if temperature := model.metadata.get("temperature"):
+            probabilities = metrics.apply_temperature(probabilities, temperature)
+        figures = metrics.measure(probabilities, validation.labels)
+        subject = report.Subject(validation.images, validation.labels, probabilities, figures)
+        title = f"{title} on {len(validation):,} validation images"
+    if data is not None:
+        commands = [f"{command} --data {shlex.quote(data)}" for command in commands]
+    commands = [*commands, shlex.join(["cifarcnn", "evaluate", str(best)])]
+    path = directory / "report.html"
+    with _writing("the report", directory):
+        report.write_report(path, title, subject, facts=facts, commands=commands, epochs=epochs, worst=WORST)
+    return path
+
+
+def redraw(
+    directory: Path, rows: Sequence[dict[str, Any]], probabilities: Array | None, labels: Bytes | None
+) -> dict[str, Path]:
+    """Draw the pictures of a training that is under way, each whole or not at all.
+
+    Args:
+        directory: gets ``curves.png`` and, with validation images, ``confusion.png``.
+        rows: the completed epochs, at least one, as ``figures.learning_curves`` takes them.
+        probabilities: float (n, 10), the answers to the validation images; None without any.
+        labels: uint8 (n,), their classes.
+
+    Returns:
+        The files by their names without suffix.
+
+    Raises:
+        OSError: the directory cannot be written.
+    """
+    from cifarcnn import figures
+
+    written = {"curves": directory / "curves.png"}
+    figures.learning_curves(rows, written["curves"])
+    if probabilities is not None and labels is not None:
+        written["confusion"] = directory / "confusion.png"
+        confusion = metrics.confusion_matrix(probabilities.argmax(axis=1), labels, len(CLASSES))
+        figures.confusion_matrix(confusion, written["confusion"])
+    return written
+
+
+@contextlib.contextmanager
+def _writing(what: str, directory: Path) -> Iterator[None]:
+    """Turn a failure to write into one line."""
+    try:
+        yield
+    except OSError as problem:
+        raise CifarCNNError(f"cannot write {what} to {directory}: {problem.strerror}") from problem
+
+
+Facts = dict[str, Mapping[str, Any]]
+
+
+def _read_run(directory: Path) -> tuple[Facts, list[dict[str, Any]], list[str]] | None:
+    """Read a run's tables of facts, its epochs, and the command that trains it; None if it is no run."""
+    if not (directory / "settings.json").exists():
+        return None
+    try:
+        settings, environment = (
+            json.loads((directory / f"{name}.json").read_text("utf-8"))
+            for name in ("settings", "environment")
+        )
+        with open(directory / "metrics.csv", encoding="utf-8", newline="") as file:
+            epochs = [_epoch(row) for row in csv.DictReader(file)]
+        return {"Settings": settings, "Environment": environment}, epochs, [_train_command(settings)]
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, UsageError) as problem:
+        raise RunError(
+            f"the files of the run {directory} cannot be read: {problem}; expected settings.json, "
+            "environment.json and metrics.csv as 'cifarcnn train' writes them"
+        ) from problem
+
+
+def _epoch(row: dict[str, str]) -> dict[str, Any]:
+    """Read a row of ``metrics.csv``; without validation images its cells are empty."""
+    numbers = {name: float(cell) if cell else None for name, cell in row.items()}
+    return {**numbers, "epoch": int(row["epoch"])}
+
+
+def _train_command(settings: dict[str, Any]) -> str:
+    """What to type to train with these settings: the options that differ from the recipe's."""
+    chosen = {name: settings[name] for name in ("arch", "recipe")}
+    usual = dataclasses.asdict(config.resolve(chosen))
+    words = ["cifarcnn", "train"]
+    for name, value in settings.items():
+        if name in chosen or value != usual[name]:
+            flag = f"--{name.replace('_', '-')}"
+            words += [flag] if value is True else [flag, str(value)]
+    return shlex.join(words)
+
+
+def _stored_facts(metadata: dict[str, Any]) -> Facts:
+    """What a model that lies alone says about itself."""
+    stored = {name: value for name, value in metadata.items() if not isinstance(value, dict | list)}
+    environment = metadata.get("facts")
+    return {"Model": stored, **({"Environment": environment} if isinstance(environment, dict) else {})}
+
+
+def _measured_facts(evaluation: "Evaluation") -> dict[str, Any]:
+    """What the headline of the page leaves out."""
+
+    def brief(figures: Metrics) -> str:
+        return f"accuracy {100 * figures.accuracy:.2f} %, loss {figures.loss:.4f}"
+
+    facts: dict[str, Any] = {
+        "images": evaluation.images.source,
+        "speed": f"{evaluation.images_per_second:,.0f} images per second",
+    }
+    if plain := evaluation.uncalibrated:
+        facts["temperature"] = evaluation.temperature
+        facts["without temperature"] = f"{brief(plain)}, calibration error {100 * plain.ece:.2f} %"
+    names = {"flip": "with flip", "flip_shift": "with flip and shift"}
+    return facts | {names[name]: brief(figures) for name, figures in evaluation.averaged.items()}

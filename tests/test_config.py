@@ -1,0 +1,125 @@
+"""Settings: one table of defaults and bounds for the command line, the file and the library."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cifarcnn.architectures import ARCHITECTURES
+from cifarcnn.config import FIELDS, RECIPES, Settings, read_toml, resolve
+from cifarcnn.errors import UsageError
+
+
+def test_every_recipe_of_every_architecture_is_valid() -> None:
+    """Resolving checks names, types and bounds of what a recipe says."""
+    for recipe, table in RECIPES.items():
+        assert set(table) == {row.name for row in ARCHITECTURES}
+        for arch in table:
+            settings = resolve({"recipe": recipe, "arch": arch})
+            assert resolve(dataclasses.asdict(settings)) == settings
+
+
+def test_said_wins_over_recipe_and_recipe_over_default() -> None:
+    """None counts as not said."""
+    classic = resolve({"arch": "vgg2", "recipe": "classic"})
+    assert (classic.epochs, classic.batch_size) == (20, 32)
+    changed = resolve({"arch": "vgg2", "recipe": "classic", "epochs": 3, "batch_size": None})
+    assert (changed.epochs, changed.batch_size) == (3, 32)
+
+
+def test_a_whole_number_does_for_a_number() -> None:
+    """``--learning-rate 1`` and ``learning-rate = 1`` mean 1.0."""
+    assert isinstance(resolve({"learning_rate": 1}).learning_rate, float)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("epoch", 3, "unknown setting 'epoch'; did you mean 'epochs'?"),
+        ("zzz", 3, "unknown setting 'zzz'; known are arch, recipe, epochs,"),
+        ("epochs", "3", "epochs is '3'; expected a whole number"),
+        ("epochs", 3.0, "epochs is 3.0; expected a whole number"),
+        ("epochs", True, "epochs is True; expected a whole number"),
+        ("epochs", 0, "epochs is 0; expected a number at least 1"),
+        ("learning_rate", 0, "learning_rate is 0; expected a number above 0 and at most 1000"),
+        ("learning_rate", float("nan"), "learning_rate is nan; expected a number above 0"),
+        ("learning_rate", float("inf"), "learning_rate is inf; expected"),
+        ("learning_rate", [1], "learning_rate is [1]; expected a number"),
+        ("schedule", "linear", "schedule is 'linear'; expected one of constant, inverse-time, step"),
+        ("schedule", 1, "schedule is 1; expected text"),
+        ("deterministic", 1, "deterministic is 1; expected true or false"),
+        ("deterministic", "yes", "deterministic is 'yes'; expected true or false"),
+        ("ema", 1.0, "ema is 1; expected a number at least 0 and at most 0.99999"),
+        ("train_size", 5, "train_size is 5; expected a number at least 10"),
+    ],
+)
+def test_a_wrong_setting_says_what_was_expected(name: str, value: Any, message: str) -> None:
+    """Name, value and what would be right."""
+    with pytest.raises(UsageError) as caught:
+        resolve({name: value})
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if field.type in (int, float)])
+def test_bounds_are_allowed_and_what_is_beyond_is_not(name: str) -> None:
+    """The least and the most themselves are good values."""
+    limits, kind = FIELDS[name].metadata, FIELDS[name].type
+    for bound, sign in ((limits["least"], -1), (limits["most"], 1)):
+        if abs(bound) == float("inf"):
+            continue
+        resolve({name: kind(bound)})  # type: ignore[operator, misc]
+        with pytest.raises(UsageError, match=f"^{name} is "):
+            resolve({name: kind(bound + sign * max(1, abs(bound) // 10))})  # type: ignore[operator, misc]
+
+
+def test_a_file_of_settings_is_read(tmp_path: Path) -> None:
+    """Names with dashes or underscores, every kind of value."""
+    file = tmp_path / "settings.toml"
+    file.write_text('arch = "vgg3"\nbatch-size = 64\nlearning_rate = 0.1 # a comment\ndeterministic = true\n')
+    assert read_toml(file) == {
+        "arch": "vgg3", "batch_size": 64, "learning_rate": 0.1, "deterministic": True
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"epochs = = 3", "expected a TOML file of settings"),
+        (b"\xff\xfe", "expected a TOML file of settings"),
+        (b"epoch = 3", "unknown setting 'epoch'; did you mean 'epochs'?"),
+        (b"[training]\nepochs = 3", "unknown setting 'training'"),
+        (b"epochs = '3'", "epochs is '3'; expected a whole number"),
+        (b"batch-size = 0", "batch_size is 0; expected a number at least 1"),
+    ],
+)
+def test_a_wrong_file_is_named(content: bytes, message: str, tmp_path: Path) -> None:
+    """The file's name stands first, then what is wrong in it."""
+    file = tmp_path / "wrong.toml"
+    file.write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        read_toml(file)
+    assert str(caught.value).startswith(f"--config {str(file)!r}: ")
+    assert message in str(caught.value)
+
+
+@given(st.binary(max_size=200))
+def test_any_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    """No content of a file is a bug of ours."""
+    file = tmp_path_factory.mktemp("any") / "settings.toml"
+    file.write_bytes(content)
+    try:
+        settings = read_toml(file)
+    except UsageError as refusal:
+        text = str(refusal)
+        assert "\n" not in text
+    else:
+        resolve(settings)
+
+
+def test_settings_do_not_change() -> None:
+    """A run's settings stay what they were when it began."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().epochs = 3  # type: ignore[misc]

@@ -1,0 +1,105 @@
+"""Several seeds: each run as if it were trained alone, statistics, and going on where they stopped."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cifarcnn as package
+from cifarcnn import repeats
+from cifarcnn.errors import Interrupted, RunError, UsageError
+from conftest import Run
+from test_resume import Stopper, assert_same_run
+
+SMALL: dict[str, Any] = {
+    "arch": "shallow2",
+    "train_size": 300,
+    "val_size": 100,
+    "batch_size": 50,
+    "epochs": 1,
+}
+
+
+def test_seeds_are_trained_as_if_alone_and_resumed_together(tmp_path: Path, data_directory: Path) -> None:
+    """Stopped in the second of three runs, the series goes on there; the statistics are over all."""
+    stopper = Stopper()
+
+    def stop_in_the_second(event: Any) -> None:
+        stopper(event)
+        if any(note.startswith("seed 5: run 2 of 3") for note in stopper.notes) and not stopper.steps:
+            stopper.steps = {(1, 3)}
+
+    with pytest.raises(
+        Interrupted, match=r"stopped at seed 5, saved; 1 of 3 runs are finished; go on with: c"
+    ):
+        repeats.train_seeds(
+            [2, 5, 3], out=tmp_path / "series", data=data_directory, on_event=stop_in_the_second, **SMALL
+        )
+    (directory,) = (tmp_path / "series").iterdir()
+    result = repeats.resume_seeds(directory)
+    assert [run.seed for run in result.runs] == [2, 5, 3]
+    assert [run.run_dir.name for run in result.runs] == ["seed2", "seed5", "seed3"]
+    accuracies = [run.val_accuracy for run in result.runs]
+    assert result.mean["val_accuracy"] == pytest.approx(sum(accuracies) / 3)  # type: ignore[arg-type]
+    assert result.std["val_accuracy"] == pytest.approx(statistics.stdev(accuracies))  # type: ignore[type-var]
+    alone = package.train(out=tmp_path / "alone", data=data_directory, seed=5, **SMALL)
+    assert_same_run(alone.run_dir, directory / "seed5")
+    assert repeats.resume_seeds(directory) == result
+
+
+def test_one_run_has_no_deviation_and_no_validation_no_mean(tmp_path: Path, data_directory: Path) -> None:
+    """What cannot be computed is None, as JSON has it."""
+    result = repeats.train_seeds([0], out=tmp_path, data=data_directory, **{**SMALL, "val_size": 0})
+    assert result.mean["val_accuracy"] is None
+    assert result.std == dict.fromkeys(repeats.MEASURED)
+    assert json.loads(json.dumps(result.as_document()))["mean"]["images_per_second"] is not None
+
+
+def test_the_command_shows_a_table_or_a_document(cifarcnn: Run, data_directory: Path) -> None:
+    """``--repeat 2`` is seeds 0 and 1, and the series is resumed by its directory."""
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
+    done = cifarcnn("train", *options, "--data", data_directory, "--repeat", 2, "--json", "-q")
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    assert list(document) == ["schema", "directory", "runs", "mean", "std"]
+    assert [run["seed"] for run in document["runs"]] == [0, 1]
+    shown = cifarcnn("train", "--resume", document["directory"], "-q")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    assert [line[0] for line in lines] == ["seed", "0", "1", "mean", "std", "runs:"]
+    assert lines[3][1] == f"{document['mean']['val_accuracy']:.2%}"
+    changed = cifarcnn("train", "--resume", document["directory"], "--epochs", 3)
+    assert changed.returncode == 2
+    assert "give no setting" in changed.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seeds", "0,x"], "'0,x' is no list of whole numbers; expected e.g. 0,1,2"),
+        (["--seeds", "1,1"], "seeds are [1, 1]; expected one or more, each once"),
+        (["--seeds", "-1"], "seed is -1; expected a number at least 0"),
+        (["--seeds", "0", "--seed", "1"], "--seeds cannot be given with --seed"),
+        (["--repeat", "2", "--seeds", "1"], "--seeds cannot be given with --repeat"),
+        (["--repeat", "2", "--resume", "x"], "--repeat cannot be given with --resume"),
+        (["--repeat", "0"], "0 is not in the range"),
+    ],
+)
+def test_wrong_seeds_are_refused(options: list[str], message: str, cifarcnn: Run, tmp_path: Path) -> None:
+    """One line, exit code 2, and nothing is made."""
+    done = cifarcnn("train", *options)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
+    """The file is named."""
+    (tmp_path / "seeds.json").write_text('{"seeds": [1]}')
+    with pytest.raises(RunError, match=r"cannot read .*seeds\.json"):
+        repeats.resume_seeds(tmp_path)
+    with pytest.raises(UsageError, match="expected one or more"):
+        repeats.train_seeds([], out=tmp_path)

@@ -1,0 +1,251 @@
+"""A run with interruptions ends as the uninterrupted run does, bit for bit."""
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cifarcnn
+from cifarcnn import loop
+from cifarcnn.errors import Interrupted, RunError, UsageError
+from cifarcnn.events import Event, Note, StepsDone, ignore
+from cifarcnn.run import RunDirectory
+
+SMALL: dict[str, Any] = {"train_size": 300, "val_size": 100, "batch_size": 50, "epochs": 3, "device": "cpu"}
+STEPS = 6
+
+CASES: dict[str, dict[str, Any]] = {
+    "vgg2-bfloat16": {"arch": "vgg2", "precision": "mixed_bfloat16"},
+    "vgg2-float32": {"arch": "vgg2", "precision": "float32", "ema": 0.9, "schedule": "cosine"},
+    "rmsprop6-bfloat16": {"arch": "rmsprop6", "recipe": "classic", "precision": "mixed_bfloat16"},
+    "rmsprop6-float32": {"arch": "rmsprop6", "recipe": "classic", "precision": "float32", "warmup": 0.3,
+                         "schedule": "step"},
+    "float16-loss-scale": {"arch": "shallow2", "optimizer": "adam", "precision": "mixed_float16", "ema": 0.8},
+}  # fmt: skip
+
+
+class Stopper:
+    """An ``on_event`` that sends this process a signal at the given steps, as Ctrl-C would."""
+
+    def __init__(self, *steps: tuple[int, int], number: int = signal.SIGINT) -> None:
+        self.steps = set(steps)
+        self.number = number
+        self.notes: list[str] = []
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Note):
+            self.notes.append(event.text)
+        if isinstance(event, StepsDone) and (event.epoch, event.step) in self.steps:
+            self.steps.remove((event.epoch, event.step))
+            os.kill(os.getpid(), self.number)
+
+
+def train_in_pieces(out: Path, data: Path, stops: list[tuple[int, int]], **settings: Any) -> tuple[Path, int]:
+    """Train with a Ctrl-C at each of these (epoch, step); return the run directory and the interruptions."""
+    stopper = Stopper(*stops)
+    with pytest.raises(Interrupted, match="cifarcnn train --resume"):
+        cifarcnn.train(out=out, data=data, on_event=stopper, **settings)
+    run_dir = next(out.iterdir())
+    for pieces in range(1, 100):
+        try:
+            cifarcnn.resume(run_dir, on_event=stopper)
+        except Interrupted:
+            continue
+        return run_dir, pieces
+    raise AssertionError("it never ended")
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Compare everything that a run leaves, times apart."""
+    for name in ("best.keras", "last.keras", "metrics.csv", "settings.json", "environment.json"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    ours, theirs = (RunDirectory.open(path).load_checkpoint(ignore) for path in (one, other))
+    assert len(ours.variables) == len(theirs.variables)
+    for number, (left, right) in enumerate(zip(ours.variables, theirs.variables, strict=True)):
+        assert left.dtype == right.dtype
+        assert left.tobytes() == right.tobytes(), number
+    untimed = []
+    for checkpoint in (ours, theirs):
+        progress = dataclasses.asdict(checkpoint.progress)
+        del progress["seconds"], progress["epoch_seconds"]
+        for row in progress["rows"]:
+            del row["seconds"], row["images_per_second"]
+        untimed.append(progress)
+    assert untimed[0] == untimed[1]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_interrupted_training_ends_as_the_uninterrupted_one(
+    case: str, tmp_path: Path, data_directory: Path
+) -> None:
+    """Stopped at the first step, within epochs and at an epoch's last step, all is equal bit for bit."""
+    settings = {**SMALL, **CASES[case]}
+    straight = cifarcnn.train(out=tmp_path / "straight", data=data_directory, **settings)
+    stops = [(1, 1), (1, 4), (2, STEPS), (3, 3)]
+    pieces, interruptions = train_in_pieces(tmp_path / "pieces", data_directory, stops, **settings)
+    assert interruptions == len(stops)
+    assert_same_run(straight.run_dir, pieces)
+
+
+def test_same_seed_gives_the_same_run_and_another_does_not(tmp_path: Path, data_directory: Path) -> None:
+    """Everything random comes from the seed."""
+    settings = {**SMALL, "epochs": 1}
+    runs = [
+        cifarcnn.train(out=tmp_path, data=data_directory, **settings, seed=seed).run_dir for seed in (3, 3, 4)
+    ]
+    assert_same_run(runs[0], runs[1])
+    weights = [RunDirectory.open(run).load_checkpoint(ignore).variables for run in runs]
+    assert not np.array_equal(weights[0][0], weights[2][0])
+
+
+def test_checkpoints_within_epochs_change_nothing(
+    tmp_path: Path, data_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint after every step, as a very slow epoch has them, gives the same run as one per epoch."""
+    settings = {**SMALL, "epochs": 2, "arch": "vgg2", "ema": 0.9}
+    plain = cifarcnn.train(out=tmp_path / "plain", data=data_directory, **settings)
+    saved: list[tuple[int, int]] = []
+    save = RunDirectory.save_checkpoint
+
+    def counting(self: RunDirectory, checkpoint: Any) -> None:
+        saved.append((checkpoint.progress.epoch, checkpoint.progress.step))
+        save(self, checkpoint)
+
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(RunDirectory, "save_checkpoint", counting)
+    often = cifarcnn.train(out=tmp_path / "often", data=data_directory, **settings)
+    within = [(epoch, step) for epoch in range(2) for step in range(STEPS)]
+    assert saved == [*within, (2, 0)]
+    assert_same_run(plain.run_dir, often.run_dir)
+
+
+def test_patience_survives_a_resume(tmp_path: Path, data_directory: Path) -> None:
+    """A run that waits in vain ends at the same epoch, interrupted or not, and then is finished."""
+    # A rate too small to change any answer: no epoch is better than the first.
+    settings = {**SMALL, "arch": "shallow2", "epochs": 9, "patience": 2, "learning_rate": 1e-12,
+                "optimizer": "sgd", "precision": "float32"}  # fmt: skip
+    straight = cifarcnn.train(out=tmp_path / "straight", data=data_directory, **settings)
+    assert straight.epochs == straight.best_epoch + 2 < 9
+    pieces, _ = train_in_pieces(tmp_path / "pieces", data_directory, [(straight.epochs, 2)], **settings)
+    assert_same_run(straight.run_dir, pieces)
+    stopper = Stopper()
+    assert cifarcnn.resume(pieces, on_event=stopper).epochs == straight.epochs
+    reason = f"no better validation accuracy in the 2 epochs after epoch {straight.best_epoch}"
+    assert reason in stopper.notes[0]
+
+
+def test_an_extended_run_says_what_the_schedule_does(tmp_path: Path, data_directory: Path) -> None:
+    """With a constant rate it equals the long run; a schedule over all epochs is laid out anew."""
+    settings = {**SMALL, "arch": "shallow2", "epochs": 1, "schedule": "constant", "warmup": 0.0}
+    short = cifarcnn.train(out=tmp_path / "short", data=data_directory, **settings)
+    stopper = Stopper((2, 2))
+    with pytest.raises(Interrupted):
+        cifarcnn.resume(short.run_dir, epochs=2, on_event=stopper)
+    assert "the result is that of 2 epochs from the start" in "\n".join(stopper.notes)
+    # The new end needs no second saying.
+    assert cifarcnn.resume(short.run_dir, on_event=stopper).epochs == 2
+    long = cifarcnn.train(out=tmp_path / "long", data=data_directory, **{**settings, "epochs": 2})
+    for name in ("last.keras", "metrics.csv", "settings.json"):
+        assert (short.run_dir / name).read_bytes() == (long.run_dir / name).read_bytes(), name
+
+    cycle = cifarcnn.train(
+        out=tmp_path / "cycle", data=data_directory, **{**settings, "schedule": "one-cycle"}
+    )
+    cifarcnn.resume(cycle.run_dir, epochs=2, on_event=stopper)
+    assert "one-cycle schedule is laid out anew" in stopper.notes[-1]
+    assert "the result is not that of 2 epochs from the start" in stopper.notes[-1]
+
+
+def test_a_finished_run_returns_its_result_at_once(tmp_path: Path, data_directory: Path) -> None:
+    """Resuming it computes nothing, restores what a kill at the very end left out, and says so."""
+    first = cifarcnn.train(out=tmp_path, data=data_directory, **{**SMALL, "epochs": 1, "arch": "shallow2"})
+    table = (first.run_dir / "metrics.csv").read_bytes()
+    checkpoint = (first.run_dir / "checkpoint.npz").read_bytes()
+    (first.run_dir / "metrics.csv").unlink()
+    (first.run_dir / "curves.png").unlink()
+    stopper = Stopper()
+    again = cifarcnn.resume(first.run_dir, on_event=stopper)
+    assert again == first
+    assert stopper.notes == [f"{first.run_dir} is finished: 1 of 1 epochs; --epochs extends it"]
+    assert (first.run_dir / "metrics.csv").read_bytes() == table
+    assert (first.run_dir / "curves.png").stat().st_size > 0
+    assert (first.run_dir / "checkpoint.npz").read_bytes() == checkpoint
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory, data_directory: Path) -> Path:
+    """A run that was stopped in its first epoch."""
+    out = tmp_path_factory.mktemp("runs")
+    settings = {**SMALL, "arch": "shallow2"}
+    with pytest.raises(Interrupted):
+        cifarcnn.train(out=out, data=data_directory, on_event=Stopper((1, 2)), **settings)
+    return next(out.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 60}, "batch_size is 50 in the run, 60 now"),
+        ({"arch": "vgg2"}, "arch is 'shallow2' in the run, 'vgg2' now"),
+        ({"seed": 1, "shift": 0}, r"seed is 0 in the run, 1 now; shift is \d+ in the run, 0 now"),
+        ({"epochs": 0}, "epochs is 0, but 1 are begun or completed"),
+    ],
+)
+def test_other_settings_are_refused(interrupted: Path, changes: dict[str, Any], message: str) -> None:
+    """The message names each setting, the run's value and the one given."""
+    before = (interrupted / "checkpoint.npz").read_bytes()
+    with pytest.raises(UsageError, match=message):
+        cifarcnn.resume(interrupted, **changes)
+    assert (interrupted / "checkpoint.npz").read_bytes() == before
+
+
+def test_other_images_are_refused(interrupted: Path, data_directory: Path, tmp_path: Path) -> None:
+    """A checksum over the training images stands in the checkpoint."""
+    for file in data_directory.glob("*_batch*.bin"):
+        (tmp_path / file.name).symlink_to(file)
+    content = bytearray((tmp_path / "data_batch_1.bin").read_bytes())
+    content[100] ^= 1
+    (tmp_path / "data_batch_1.bin").unlink()
+    (tmp_path / "data_batch_1.bin").write_bytes(content)
+    with pytest.raises(cifarcnn.CifarCNNError, match=r"data_batch_1|training_images_sha256"):
+        cifarcnn.resume(interrupted, data=tmp_path)
+
+
+def test_other_versions_are_told(
+    interrupted: Path, data_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another version of a package is named, with both versions, and another backend is refused."""
+    from cifarcnn import backend
+
+    versions = backend.versions()
+    monkeypatch.setattr(backend, "versions", lambda: {**versions, "keras": "3.99"})
+    stopper = Stopper((1, 3))
+    with pytest.raises(Interrupted):
+        cifarcnn.resume(interrupted, data=data_directory, on_event=stopper)
+    assert f"warning: keras was {versions['keras']}, is 3.99 now" in "\n".join(stopper.notes)
+    run = RunDirectory.open(interrupted)
+    checkpoint = run.load_checkpoint(ignore)
+    run.save_checkpoint(dataclasses.replace(checkpoint, facts={**checkpoint.facts, "backend": "jax"}))
+    with pytest.raises(RunError, match="its backend was jax, and is tensorflow now"):
+        cifarcnn.resume(interrupted, data=data_directory)
+    run.save_checkpoint(checkpoint)
+
+
+def test_averaged_weights_are_saved_and_the_others_trained_on(tmp_path: Path, data_directory: Path) -> None:
+    """EMA changes the saved model, not the course of the training, in plain and in scaled optimizers."""
+    settings = {**SMALL, "arch": "shallow2", "epochs": 2, "augment": "none"}
+    for precision in ("float32", "mixed_float16"):
+        plain, averaged = (
+            cifarcnn.train(out=tmp_path, data=data_directory, **{**settings, **changes}).run_dir
+            for changes in ({"precision": precision}, {"precision": precision, "ema": 0.9})
+        )
+        ours, theirs = (RunDirectory.open(path).load_checkpoint(ignore) for path in (plain, averaged))
+        losses = [[row["loss"] for row in checkpoint.progress.rows] for checkpoint in (ours, theirs)]
+        assert losses[0] == losses[1]
+        assert (plain / "last.keras").read_bytes() != (averaged / "last.keras").read_bytes()
+        assert cifarcnn.load_model(plain).network.get_weights()[0].tobytes() == ours.variables[0].tobytes()
+        assert cifarcnn.load_model(averaged).network.get_weights()[0].tobytes() != ours.variables[0].tobytes()
