@@ -29,7 +29,7 @@ def test_seeds_are_trained_as_if_alone_and_resumed_together(tmp_path: Path, data
     def stop_in_the_second(event: Any) -> None:
         stopper(event)
         if any(note.startswith("seed 5: run 2 of 3") for note in stopper.notes) and not stopper.steps:
-            stopper.steps = {(1, 3)}
+            stopper.steps = {(1, 4)}
 
     with pytest.raises(
         Interrupted, match=r"stopped at seed 5, saved; 1 of 3 runs are finished; go on with: c"

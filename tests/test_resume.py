@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import cifarcnn
-from cifarcnn import loop
+from cifarcnn import devices, loop
 from cifarcnn.errors import Interrupted, RunError, UsageError
 from cifarcnn.events import Event, Note, StepsDone, ignore
 from cifarcnn.run import RunDirectory
@@ -26,6 +26,12 @@ CASES: dict[str, dict[str, Any]] = {
                          "schedule": "step"},
     "float16-loss-scale": {"arch": "shallow2", "optimizer": "adam", "precision": "mixed_float16", "ema": 0.8},
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _one_step_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a training be stopped after every step, not after every fourth alone."""
+    monkeypatch.setattr(devices, "CPU_STEPS_PER_CALL", 1)
 
 
 class Stopper:
@@ -89,6 +95,22 @@ def test_interrupted_training_ends_as_the_uninterrupted_one(
     pieces, interruptions = train_in_pieces(tmp_path / "pieces", data_directory, stops, **settings)
     assert interruptions == len(stops)
     assert_same_run(straight.run_dir, pieces)
+
+
+def test_several_steps_a_call_change_nothing(
+    tmp_path: Path, data_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four steps a call, an epoch's last call cut short, stopped between calls: the same run as by ones."""
+    settings = {**SMALL, "epochs": 2, "arch": "vgg2"}
+    by_ones = cifarcnn.train(out=tmp_path / "ones", data=data_directory, **settings)
+    monkeypatch.setattr(devices, "CPU_STEPS_PER_CALL", 4)
+    by_fours = cifarcnn.train(out=tmp_path / "fours", data=data_directory, **settings)
+    assert_same_run(by_ones.run_dir, by_fours.run_dir)
+    pieces, interruptions = train_in_pieces(
+        tmp_path / "pieces", data_directory, [(1, 4), (2, 4), (2, STEPS)], **settings
+    )
+    assert interruptions == 3
+    assert_same_run(by_ones.run_dir, pieces)
 
 
 def test_same_seed_gives_the_same_run_and_another_does_not(tmp_path: Path, data_directory: Path) -> None:

@@ -26,7 +26,11 @@ class Transfer:
 
 @dataclass(frozen=True)
 class StepsDone:
-    """Progress within a training epoch. ``loss`` and ``accuracy`` are means over the epoch so far."""
+    """Progress within a training epoch.
+
+    ``loss`` and ``accuracy`` are means over the epoch so far. ``images_per_second`` is 0 until the network
+    is compiled.
+    """
 
     epoch: int
     epochs: int
@@ -34,6 +38,7 @@ class StepsDone:
     steps: int
     loss: float
     accuracy: float
+    images_per_second: float
 
 
 @dataclass(frozen=True)

@@ -49,10 +49,10 @@ class Watcher(keras.callbacks.Callback):  # type: ignore[misc]
     """Looks at the training after every call of the step function: counts, reports, and may end it."""
 
     def __init__(
-        self, progress: Progress, epochs: int, steps: int, stop: StopRequest, on_event: OnEvent
+        self, progress: Progress, settings: Settings, steps: int, stop: StopRequest, on_event: OnEvent
     ) -> None:
         super().__init__()
-        self.progress, self.epochs, self.steps = progress, epochs, steps
+        self.progress, self.settings, self.steps = progress, settings, steps
         self.stop, self.on_event = stop, on_event
         self.begin = progress.step
         self.started = time.monotonic()
@@ -62,23 +62,34 @@ class Watcher(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Note the step, and ask ``fit`` to stop if there is reason to."""
         now = time.monotonic()
-        self.progress.step = self.begin + batch + 1
+        # Keras numbers the last step of a call as if every call made all its steps.
+        self.progress.step = min(self.begin + batch + 1, self.steps)
         if self.warm is None:
             self.warm = now, self.progress.step
         loss, accuracy = (float((logs or {})[name]) for name in ("loss", "accuracy"))
-        epoch = self.progress.epoch + 1
-        self.on_event(StepsDone(epoch, self.epochs, self.progress.step, self.steps, loss, accuracy))
+        self.on_event(
+            StepsDone(
+                epoch=self.progress.epoch + 1,
+                epochs=self.settings.epochs,
+                step=self.progress.step,
+                steps=self.steps,
+                loss=loss,
+                accuracy=accuracy,
+                images_per_second=self.images_per_second(),
+            )
+        )
         if not math.isfinite(loss):
             self.broken_loss = loss
         due = now - self.started > CHECKPOINT_SECONDS
         if self.broken_loss is not None or self.stop.received is not None or due:
             self.model.stop_training = True
 
-    def steps_per_second(self) -> float:
+    def images_per_second(self) -> float:
         """Return the speed after the first call, which includes compilation; 0 if there was but one."""
         if self.warm is None or self.progress.step == self.warm[1]:
             return 0.0
-        return (self.progress.step - self.warm[1]) / (time.monotonic() - self.warm[0])
+        images = (self.progress.step - self.warm[1]) * self.settings.batch_size
+        return images / (time.monotonic() - self.warm[0])
 
 
 @dataclass(frozen=True)
@@ -169,7 +180,7 @@ class Training:
         speed = 0.0
         while progress.step < self.steps:
             rest = picks[progress.step * self.batch_size :]
-            watcher = Watcher(progress, settings.epochs, self.steps, stop, self.on_event)
+            watcher = Watcher(progress, settings, self.steps, stop, self.on_event)
             self.pair.twin.within_epoch = progress.step > 0
             self.pair.twin.fit(
                 **backend.feed(rest, self.targets[rest[:, 0]], self.batch_size),
@@ -179,7 +190,7 @@ class Training:
             seconds = time.monotonic() - watcher.started
             progress.seconds += seconds
             progress.epoch_seconds += seconds
-            speed = watcher.steps_per_second() * self.batch_size
+            speed = watcher.images_per_second()
             if watcher.broken_loss is not None:
                 self._fail(f"the loss became {watcher.broken_loss}")
             if progress.step < self.steps or stop.received is not None:

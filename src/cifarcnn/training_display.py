@@ -27,12 +27,14 @@ class TrainingDisplay(console.Progress):
             disable=not console.stderr.is_terminal,
         )
         self.whole: progress.TaskID | None = None
+        self.accuracies: list[float] = []
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
         if isinstance(event, StepsDone):
             self._show_step(event)
         elif isinstance(event, EpochDone):
+            self.accuracies.append(event.accuracy if event.val_accuracy is None else event.val_accuracy)
             console.note(epoch_line(event))
         else:
             super().__call__(event)
@@ -46,7 +48,8 @@ class TrainingDisplay(console.Progress):
             self.whole,
             completed=done,
             description=f"epoch {event.epoch}/{event.epochs}",
-            figures=f"loss {event.loss:.3f}  accuracy {event.accuracy:.1%}",
+            figures=f"{event.images_per_second:,.0f} images/s  loss {event.loss:.3f}"
+            f"  accuracy {event.accuracy:.1%}  {small_curve(self.accuracies)}",
         )
 
     def __exit__(
@@ -58,6 +61,15 @@ class TrainingDisplay(console.Progress):
         if self.whole is not None:
             self.steps.stop()
         super().__exit__(kind, problem, traceback)
+
+
+def small_curve(values: list[float]) -> str:
+    """Draw values as a row of bars, one letter each, from the least to the greatest; at most the last 20."""
+    shown = values[-20:]
+    if len(shown) < 2:
+        return ""
+    least, span = min(shown), (max(shown) - min(shown)) or 1.0
+    return "".join("▁▂▃▄▅▆▇█"[round(7 * (value - least) / span)] for value in shown)
 
 
 def epoch_line(event: EpochDone) -> str:

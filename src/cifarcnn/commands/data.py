@@ -84,7 +84,8 @@ def verify(path: Path | None, as_json: bool) -> int:
     show_default=True,
     help="The PNG file to write.",
 )
-def show(*, path: Path | None, count: int, output: Path, **settings: config.Value) -> None:
+@json_option
+def show(*, path: Path | None, count: int, output: Path, as_json: bool, **settings: config.Value) -> None:
     """Draw training images as the network sees them, epoch after epoch, and print the picture's path.
 
     They are the crops that `cifarcnn train` makes with the same settings.
@@ -93,7 +94,10 @@ def show(*, path: Path | None, count: int, output: Path, **settings: config.Valu
 
     with console.Progress() as progress:
         written = samples.write_sheet(output, count=count, data=path, on_event=progress, **settings)
-    click.echo(written)
+    if as_json:
+        console.emit_json({"schema": 1, "path": str(written)})
+    else:
+        click.echo(written)
 
 
 def _show(found: sources.Found, as_json: bool) -> None:
