@@ -16,3 +16,4 @@ def test_a_run_survives_kills_bit_for_bit(slow_saves: bool, tmp_path: Path, data
     result = torture(tmp_path, arguments, 3, slow_saves=slow_saves, seed=2)
     assert result.kills == 3
     assert result.differing == ()
+    assert result.damaged == ()

@@ -2,7 +2,8 @@
 
 ``python tests/torture.py --kills 20 --slow-saves``. SIGKILL leaves the process no time to tidy. With
 ``--slow-saves`` every file is written in small pieces with pauses and takes its place after another, so that
-most kills land inside a save. Exits 1 if the end results differ in one bit.
+most kills land inside a save. Exits 1 if the end results differ in one bit, or
+if a picture was not whole after a kill.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 # Runs the command line in this interpreter, with every save stretched over about a third of a second.
 SLOW = """
@@ -55,12 +57,14 @@ class Result:
         restarts: kills before the first checkpoint, after which the training started anew.
         inside_saves: kills that left a half-written file.
         differing: names of what differs from the untouched run; empty is success.
+        damaged: pictures and pages that were not whole after a kill; empty is success.
     """
 
     kills: int = 0
     restarts: int = 0
     inside_saves: int = 0
     differing: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
 
 
 def torture(directory: Path, arguments: list[str], kills: int, *, slow_saves: bool, seed: int) -> Result:
@@ -96,6 +100,7 @@ def torture(directory: Path, arguments: list[str], kills: int, *, slow_saves: bo
                 time.sleep(instants.uniform(0, 2.5 if slow_saves else 1))
             process.kill()
         code_of_exit = process.wait()
+        result.damaged += tuple(damaged_pictures(killed))
         if code_of_exit == 0:
             break
         if code_of_exit != -9:
@@ -119,6 +124,22 @@ def modified(killed: Path) -> dict[str, int]:
         with contextlib.suppress(FileNotFoundError):  # it may be replaced at this very moment
             times[path.name] = path.stat().st_mtime_ns
     return times
+
+
+def damaged_pictures(killed: Path) -> list[str]:
+    """Name the run's pictures and pages that are not whole."""
+    damaged = [
+        path.name
+        for path in killed.glob("*/[!.]*.html")
+        if not path.read_text(encoding="utf-8").rstrip().endswith("</html>")
+    ]
+    for path in killed.glob("*/[!.]*.png"):
+        try:
+            with Image.open(path) as picture:
+                picture.load()
+        except OSError:
+            damaged.append(path.name)
+    return damaged
 
 
 def where(killed: Path) -> str:
@@ -167,7 +188,7 @@ def main() -> None:
             Path(directory), arguments, given.kills, slow_saves=given.slow_saves, seed=given.seed
         )
     sys.stdout.write(f"{result}\n")
-    sys.exit(1 if result.differing else 0)
+    sys.exit(1 if result.differing or result.damaged else 0)
 
 
 if __name__ == "__main__":

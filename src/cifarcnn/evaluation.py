@@ -130,8 +130,8 @@ def evaluate(
     # The metadata is read first: a wrong request fails before the seconds that loading a network takes.
     held_out = _held_out(path) if split == "validation" else None
     loaded = modelfile.load(path)
-    on_event(Note(backend.inference()))
     images = _load_images(path, held_out, data, on_event)
+    on_event(Note(backend.inference()))
     facts = loaded.metadata.get("facts")
     if isinstance(facts, dict) and facts.get(TRAINED_ON) == images.sha256():
         on_event(Note("warning: the model was trained on these very images: the figures flatter it"))
