@@ -6,6 +6,7 @@ names. TensorFlow's own layers stand in ``cifarcnn.tensorflow_layers``.
 
 import contextlib
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cifarcnn import devices
-from cifarcnn.errors import CifarCNNError, UsageError
+from cifarcnn.errors import CifarCNNError, Interrupted, UsageError
+from cifarcnn.signals import StopRequest
 
 
 def load() -> str:
@@ -23,11 +25,15 @@ def load() -> str:
 
     Raises:
         CifarCNNError: the backend is not installed, or is one we do not support.
+        Interrupted: Ctrl-C or SIGTERM came meanwhile.
     """
     if "keras" not in sys.modules:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        # A KeyboardInterrupt raised inside TensorFlow's import can be swallowed there, so it is noted and
+        # acted on afterwards.
+        stop = StopRequest()
         try:
-            with _quiet_stderr():
+            with stop, _quiet_stderr():
                 import keras
 
                 if keras.backend.backend() == "tensorflow":
@@ -37,12 +43,15 @@ def load() -> str:
                 f"Keras or its backend cannot be imported ({problem}); install tensorflow, or install jax and"
                 " set KERAS_BACKEND=jax"
             ) from problem
+        if stop.received is not None:
+            name = "Ctrl-C" if stop.received == signal.SIGINT else signal.Signals(stop.received).name
+            raise Interrupted(f"stopped by {name} before anything was begun", 128 + stop.received)
     from keras import backend
 
-    name: str = backend.backend()
-    if name not in ("tensorflow", "jax"):
-        raise CifarCNNError(f"KERAS_BACKEND is {name!r}; expected tensorflow or jax")
-    return name
+    found: str = backend.backend()
+    if found not in ("tensorflow", "jax"):
+        raise CifarCNNError(f"KERAS_BACKEND is {found!r}; expected tensorflow or jax")
+    return found
 
 
 def hardware() -> devices.Hardware:
