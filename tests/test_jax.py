@@ -8,8 +8,19 @@ from pathlib import Path
 
 import pytest
 
-# A module that is None cannot be imported: as if TensorFlow were not installed.
-WITHOUT_TENSORFLOW = "import sys; sys.modules['tensorflow'] = None; from cifarcnn.cli import main; main()"
+# As if TensorFlow were not installed.
+WITHOUT_TENSORFLOW = """
+import sys
+
+class Nowhere:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "tensorflow":
+            raise ModuleNotFoundError("No module named 'tensorflow'", name=name)
+
+sys.meta_path.insert(0, Nowhere())
+from cifarcnn.cli import main
+main()
+"""
 
 
 def run_on_jax(directory: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":

@@ -204,7 +204,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, data_directory: Path) 
     out = tmp_path_factory.mktemp("runs")
     settings = {**SMALL, "arch": "shallow2"}
     with pytest.raises(Interrupted):
-        cifarcnn.train(out=out, data=data_directory, on_event=Stopper((1, 2)), **settings)
+        cifarcnn.train(out=out, data=data_directory, on_event=Stopper((1, 4)), **settings)
     return next(out.iterdir())
 
 
