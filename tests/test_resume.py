@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import cifarcnn
-from cifarcnn import devices, loop
+from cifarcnn import devices, watcher
 from cifarcnn.errors import Interrupted, RunError, UsageError
 from cifarcnn.events import Event, Note, StepsDone, ignore
 from cifarcnn.run import RunDirectory
@@ -137,7 +137,7 @@ def test_checkpoints_within_epochs_change_nothing(
         saved.append((checkpoint.progress.epoch, checkpoint.progress.step))
         save(self, checkpoint)
 
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(watcher, "CHECKPOINT_SECONDS", 0)
     monkeypatch.setattr(RunDirectory, "save_checkpoint", counting)
     often = cifarcnn.train(out=tmp_path / "often", data=data_directory, **settings)
     within = [(epoch, step) for epoch in range(2) for step in range(STEPS)]

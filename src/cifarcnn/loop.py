@@ -33,63 +33,14 @@ from cifarcnn.cifar10 import CLASSES, Images
 from cifarcnn.config import Settings
 from cifarcnn.devices import Choice
 from cifarcnn.errors import Interrupted, RunError
-from cifarcnn.events import EpochDone, OnEvent, StepsDone
+from cifarcnn.events import EpochDone, OnEvent
 from cifarcnn.run import Checkpoint, Progress, RunDirectory
 from cifarcnn.signals import StopRequest
 from cifarcnn.tensorboard_log import TensorBoardLog
-
-CHECKPOINT_SECONDS = 180
-"""Within an epoch, save a checkpoint this often. An epoch's end always saves one."""
+from cifarcnn.watcher import Watcher
 
 REDRAW_SECONDS = 5
 """Draw the pictures at most this often, and at the end; drawing takes 0.4 s of a core."""
-
-
-class Watcher(keras.callbacks.Callback):  # type: ignore[misc]
-    """Looks at the training after every call of the step function: counts, reports, and may end it."""
-
-    def __init__(
-        self, progress: Progress, settings: Settings, steps: int, stop: StopRequest, on_event: OnEvent
-    ) -> None:
-        super().__init__()
-        self.progress, self.settings, self.steps = progress, settings, steps
-        self.stop, self.on_event = stop, on_event
-        self.begin = progress.step
-        self.started = time.monotonic()
-        self.warm: tuple[float, int] | None = None
-        self.broken_loss: float | None = None
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Note the step, and ask ``fit`` to stop if there is reason to."""
-        now = time.monotonic()
-        # Keras numbers the last step of a call as if every call made all its steps.
-        self.progress.step = min(self.begin + batch + 1, self.steps)
-        if self.warm is None:
-            self.warm = now, self.progress.step
-        loss, accuracy = (float((logs or {})[name]) for name in ("loss", "accuracy"))
-        self.on_event(
-            StepsDone(
-                epoch=self.progress.epoch + 1,
-                epochs=self.settings.epochs,
-                step=self.progress.step,
-                steps=self.steps,
-                loss=loss,
-                accuracy=accuracy,
-                images_per_second=self.images_per_second(),
-            )
-        )
-        if not math.isfinite(loss):
-            self.broken_loss = loss
-        due = now - self.started > CHECKPOINT_SECONDS
-        if self.broken_loss is not None or self.stop.received is not None or due:
-            self.model.stop_training = True
-
-    def images_per_second(self) -> float:
-        """Return the speed after the first call, which includes compilation; 0 if there was but one."""
-        if self.warm is None or self.progress.step == self.warm[1]:
-            return 0.0
-        images = (self.progress.step - self.warm[1]) * self.settings.batch_size
-        return images / (time.monotonic() - self.warm[0])
 
 
 @dataclass(frozen=True)
