@@ -1,4 +1,4 @@
-"""What looks at a training after every call of the step function: counts, reports, and may end the sitting."""
+"""What looks at a training after every call of the step function: it counts, reports, and may end it."""
 
 import math
 import time
