@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 import cifarcnn
 import harness
-from cifarcnn import architectures, cifar10, config, events, modelfile, pipeline, schedules
+from cifarcnn import architectures, config, events, modelfile, pipeline, schedules
 from cifarcnn.config import Settings
 from harness import say
 
@@ -43,15 +42,6 @@ def arguments() -> argparse.Namespace:
     return given
 
 
-def crops(padded: npt.NDArray[np.uint8], picks: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
-    """Cut an epoch's crops out of the padded images: uint8 (n, 32, 32, 3)."""
-    image, top, left, flip = picks.T[..., None]
-    line = np.arange(32)
-    rows, columns = top + line, left + np.where(flip == 1, 31 - line, line)
-    cut: npt.NDArray[np.uint8] = padded[image[..., None], rows[:, :, None], columns[:, None, :]]
-    return cut
-
-
 def train_stock(settings: Settings, data: str | None, path: Path) -> None:
     """Train the stock network by plain ``fit`` in float32, and save that of the last epoch."""
     import keras
@@ -59,14 +49,11 @@ def train_stock(settings: Settings, data: str | None, path: Path) -> None:
     from cifarcnn import optimizer
 
     everything = cifarcnn.load_images("train", data=data)
-    rest, _ = cifar10.stratified_split(everything.labels, settings.val_size, settings.seed)
-    if settings.train_size is not None:
-        rest = cifar10.stratified_subset(everything.labels, rest, settings.train_size, settings.seed)
-    margin, smoothing = settings.shift, settings.label_smoothing
-    padded = np.pad(everything.images[rest], ((0, 0), (margin,) * 2, (margin,) * 2, (0, 0)), mode="edge")
-    truth = np.eye(10, dtype=np.float32)[everything.labels[rest]]
+    train, _ = pipeline.divide(everything, settings)
+    smoothing = settings.label_smoothing
+    truth = np.eye(10, dtype=np.float32)[train.labels]
     targets = truth * (1 - smoothing) + smoothing / 10
-    steps = len(rest) // settings.batch_size
+    steps = len(train) // settings.batch_size
 
     keras.utils.set_random_seed(settings.seed)
     variant = architectures.Variant(settings.normalize, settings.batch_norm_momentum, settings.dropout)
@@ -78,10 +65,10 @@ def train_stock(settings: Settings, data: str | None, path: Path) -> None:
     )
     for epoch in range(settings.epochs):
         picks = pipeline.draw_epoch(
-            len(rest), seed=settings.seed, epoch=epoch, augment=settings.augment, shift=margin
+            len(train), seed=settings.seed, epoch=epoch, augment=settings.augment, shift=settings.shift
         )[: steps * settings.batch_size]
         history = network.fit(
-            crops(padded, picks),
+            pipeline.crop(train.images, picks, settings.shift).astype(np.float32),
             targets[picks[:, 0]],
             batch_size=settings.batch_size,
             shuffle=False,
@@ -91,7 +78,9 @@ def train_stock(settings: Settings, data: str | None, path: Path) -> None:
     # A file must hold no optimizer; the metadata let `evaluate` find the validation images again.
     plain = architectures.build(settings.arch, variant)
     plain.set_weights(network.get_weights())
-    modelfile.save(plain, path, {"schema": 1, "seed": settings.seed, "val_size": settings.val_size})
+    split = {"seed": settings.seed, "val_size": settings.val_size}
+    facts = {"training_images_sha256": everything.sha256()}
+    modelfile.save(plain, path, {"schema": 1, **split, "facts": facts})
 
 
 def train_fast(settings: Settings, data: str | None, path: Path) -> None:
