@@ -6,11 +6,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import tinydata
 from cifarcnn import sources
 from cifarcnn.errors import DataError
+
+# How long an example takes depends on the machine's other work; it is no property of the code.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

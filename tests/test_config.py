@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifarcnn.architectures import ARCHITECTURES
-from cifarcnn.config import FIELDS, RECIPES, Settings, read_toml, resolve
+from cifarcnn.config import FIELDS, RECIPES, Settings, read_toml, resolve, side_of_epoch
 from cifarcnn.errors import UsageError
 
 
 def test_every_recipe_of_every_architecture_is_valid() -> None:
     """Resolving checks names, types and bounds of what a recipe says."""
     for recipe, table in RECIPES.items():
-        assert set(table) == {row.name for row in ARCHITECTURES}
+        assert set(table) == {row.name for row in ARCHITECTURES if row.published or recipe == "fast"}
         for arch in table:
             settings = resolve({"recipe": recipe, "arch": arch})
             assert resolve(dataclasses.asdict(settings)) == settings
@@ -28,6 +28,42 @@ def test_said_wins_over_recipe_and_recipe_over_default() -> None:
     assert (classic.epochs, classic.batch_size) == (20, 32)
     changed = resolve({"arch": "vgg2", "recipe": "classic", "epochs": 3, "batch_size": None})
     assert (changed.epochs, changed.batch_size) == (3, 32)
+
+
+def test_a_recipe_that_an_architecture_lacks_is_refused() -> None:
+    """What nobody published has no classic recipe."""
+    with pytest.raises(UsageError, match="there is no classic recipe for whiten6; expected --recipe fast"):
+        resolve({"arch": "whiten6", "recipe": "classic"})
+
+
+@pytest.mark.parametrize(
+    ("sides", "epochs", "expected"),
+    [
+        ("32", 3, (32, 32, 32)),
+        ("20,24,32", 3, (20, 24, 32)),
+        ("20,32", 5, (20, 20, 20, 32, 32)),
+        ("20,24,28,32", 2, (20, 28)),
+        ("16, 32", 2, (16, 32)),
+    ],
+)
+def test_sides_are_spread_over_the_epochs(sides: str, epochs: int, expected: tuple[int, ...]) -> None:
+    """Each entry gets the same share of the epochs, as far as they can be divided."""
+    assert side_of_epoch(resolve({"arch": "whiten6", "sides": sides, "epochs": epochs})) == expected
+
+
+@pytest.mark.parametrize("sides", ["", "15", "33", "20;24", "20,,24", "twenty", "24.5"])
+def test_sides_that_are_none_are_refused(sides: str) -> None:
+    """One line says what was found and what was expected."""
+    with pytest.raises(
+        UsageError, match=r"sides is .*; expected whole numbers from 16 to 32, separated by commas"
+    ):
+        resolve({"arch": "whiten6", "sides": sides})
+
+
+def test_smaller_images_need_a_network_that_takes_them() -> None:
+    """A network with a flattening layer takes one size only."""
+    with pytest.raises(UsageError, match="sides is '20,32', but vgg2 takes no smaller images; expected 32"):
+        resolve({"arch": "vgg2", "sides": "20,32"})
 
 
 def test_a_whole_number_does_for_a_number() -> None:

@@ -56,6 +56,17 @@ def test_epochs_and_seeds_differ_in_every_column() -> None:
         assert (draws[one] != draws[other]).any(axis=0).all()
 
 
+def test_flips_alternate() -> None:
+    """Each image is seen from one side in one epoch and from the other in the next."""
+    flips = [np.zeros(0)] * 3
+    for epoch in range(3):
+        picks = draw_epoch(500, seed=1, epoch=epoch, augment="standard", shift=2)
+        flips[epoch] = picks[np.argsort(picks[:, 0]), 3]
+    assert (flips[0] != flips[1]).all()
+    assert (flips[0] == flips[2]).all()
+    assert 150 < flips[0].sum() < 350
+
+
 @pytest.mark.parametrize("shift", [1, 4])
 def test_shifts_and_flips_are_drawn_evenly(shift: int) -> None:
     """Each offset and each side comes about equally often, and independently of each other."""

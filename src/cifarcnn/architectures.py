@@ -1,10 +1,11 @@
-"""The networks: one table, and the three families that its rows are instances of.
+"""The networks: one table, and the four families that its rows are instances of.
 
 Every network takes raw pixels (0-255) of shape (n, 32, 32, 3), carries its own normalisation as a stock
 ``Rescaling`` layer and ends in a softmax over the ten classes. Only stock Keras layers are used, so what is
 saved opens without this package; each has a name, so that equal networks are saved as equal files. How a
 network is made fast for training is the business of ``cifarcnn.twin``;
-with which settings it is trained is ``cifarcnn.config``'s.
+with which settings it is trained is ``cifarcnn.config``'s; weights that depend on the training images are
+worked out in ``cifarcnn.whitening``.
 
 To add a network, write a builder that takes a ``Variant`` and returns a ``keras.Model``, and add its row.
 """
@@ -44,14 +45,19 @@ class Architecture:
         build: makes the network.
         params: its number of parameters, batch normalisation's moving statistics included.
         summary: its layers in one line.
-        published: the result its author published, and how the training went.
+        published: the result its author published, and how the training went; empty for our own networks.
+        whitened: its first convolution is computed from the training images, and its filters begin as
+            identities; see ``cifarcnn.whitening``.
+        any_side: it pools over the whole image at its end, and so can be trained on smaller ones.
     """
 
     name: str
     build: "Callable[[Variant], keras.Model]"
     params: int
     summary: str
-    published: str
+    published: str = ""
+    whitened: bool = False
+    any_side: bool = False
 
 
 def _pixels(variant: Variant) -> tuple["keras.KerasTensor", "keras.KerasTensor"]:
@@ -66,12 +72,14 @@ def _pixels(variant: Variant) -> tuple["keras.KerasTensor", "keras.KerasTensor"]
     return pixels, keras.layers.Rescaling(scale, offset, name="normalize")(pixels)
 
 
-def _classifier(name: str, pixels: "keras.KerasTensor", features: "keras.KerasTensor") -> "keras.Model":
+def _classifier(
+    name: str, pixels: "keras.KerasTensor", features: "keras.KerasTensor", **options: Any
+) -> "keras.Model":
     """Close the network with ten probabilities."""
     import keras
 
-    probabilities = keras.layers.Dense(len(CLASSES), activation="softmax", name="probabilities")(features)
-    return keras.Model(pixels, probabilities, name=name)
+    dense = keras.layers.Dense(len(CLASSES), activation="softmax", name="probabilities", **options)
+    return keras.Model(pixels, dense(features), name=name)
 
 
 def plain(
@@ -172,6 +180,57 @@ def vgg(
     return build
 
 
+def whitened(name: str, widths: Sequence[int]) -> "Callable[[Variant], keras.Model]":
+    """A fixed whitening convolution, then blocks of two convolutions: ``whiten6`` and its kin.
+
+    The layout is that of airbench94 (Keller Jordan, 2024, https://arxiv.org/abs/2404.00498): a convolution
+    that decorrelates the colours of neighbouring pixels; each block pools after its first convolution, and
+    normalises without a scale. Ours differs where a CPU does: the whitening has no bias, so nothing is
+    propagated back to its full-size output, ReLU follows it, and SiLU, cheaper than GELU, the others; and it
+    ends in a maximum over the whole image, so that smaller images fit as well.
+
+    Args:
+        name: the network's name.
+        widths: the filters of each block.
+    """
+
+    def build(variant: Variant) -> "keras.Model":
+        from keras import layers
+
+        pixels, x = _pixels(variant)
+        x = layers.Conv2D(24, 2, activation="relu", use_bias=False, trainable=False, name="whiten")(x)
+        for block, width in enumerate(widths, 1):
+            for number in (1, 2):
+                place = f"block{block}_"
+                x = layers.Conv2D(width, 3, padding="same", use_bias=False, name=f"{place}conv{number}")(x)
+                if number == 1:
+                    x = layers.MaxPooling2D(name=f"{place}pool")(x)
+                norm = layers.BatchNormalization(
+                    momentum=variant.batch_norm_momentum,
+                    epsilon=1e-5,
+                    scale=False,
+                    name=f"{place}norm{number}",
+                )
+                x = layers.Activation("silu", name=f"{place}silu{number}")(norm(x))
+        x = layers.GlobalMaxPooling2D(name="pool")(x)
+        return _classifier(name, pixels, x, use_bias=False)
+
+    return build
+
+
+def _whiten6(name: str, widths: tuple[int, int, int], params: int) -> Architecture:
+    """Return the row of a ``whitened`` network of three blocks."""
+    pairs = " ".join(f"{width}-{width}" for width in widths)
+    return Architecture(
+        name,
+        whitened(name, widths),
+        params,
+        f"fixed whitening, six convolutions {pairs} with batch norm and SiLU",
+        whitened=True,
+        any_side=True,
+    )
+
+
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         "plain6",
@@ -216,6 +275,11 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         "two convolutions of 32 filters, 512 hidden units",
         "68.0 % validation accuracy after 10 epochs",
     ),
+    _whiten6("whiten6-tiny", (32, 64, 96), 212_064),
+    _whiten6("whiten6-small", (32, 64, 128), 295_520),
+    _whiten6("whiten6-medium", (48, 128, 192), 791_232),
+    _whiten6("whiten6", (64, 256, 256), 1_973_920),
+    _whiten6("whiten6-large", (128, 384, 512), 6_084_896),
 )
 
 

@@ -1,8 +1,8 @@
-"""Every setting of a training, with its default, its meaning and its bounds, and the recipes.
+"""Every setting of a training, with its default, its meaning and its bounds.
 
 This is the one place for them: the command line makes its options from the fields of ``Settings``, and the
-``--config`` file takes the same names. A recipe gives an architecture values for some settings; an option
-or the file overrides it.
+``--config`` file takes the same names. A recipe, from ``cifarcnn.recipes``, gives an architecture values for
+some settings; an option or the file overrides it.
 """
 
 import dataclasses
@@ -14,9 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cifarcnn import recipes
 from cifarcnn.errors import UsageError
 
-Value = str | int | float | bool | None
+Value = recipes.Value
+RECIPES = recipes.RECIPES
+
+FULL_SIDE = 32
+SMALLEST_SIDE = 16
+"""Of a smaller image, three poolings leave nothing."""
+
+MANY = ("grid", "run")
+"""The tables of a settings file that make it a file of many runs; see ``cifarcnn.sweep``."""
 
 
 def _setting(
@@ -45,11 +54,11 @@ class Settings:
     batch_size: int = _setting(128, "Images per step.", least=1, most=50_000)
     optimizer: str = _setting(
         "nesterov",
-        "Optimizer; nesterov is sgd with Nesterov's momentum.",
-        choices=("nesterov", "sgd", "rmsprop", "adam"),
+        "Optimizer; nesterov: sgd with Nesterov's momentum; muon: convolutions, with adam for the rest.",
+        choices=("nesterov", "sgd", "rmsprop", "adam", "muon"),
     )
     learning_rate: float = _setting(0.1, "Learning rate; the peak, where it varies.", above=0, most=1000)
-    momentum: float = _setting(0.9, "Momentum of nesterov and sgd.", least=0, most=0.9999)
+    momentum: float = _setting(0.9, "Momentum of nesterov, sgd and muon.", least=0, most=0.9999)
     weight_decay: float = _setting(5e-4, "Decoupled weight decay per step, times the rate.", least=0, most=1)
     schedule: str = _setting(
         "one-cycle",
@@ -66,6 +75,9 @@ class Settings:
         choices=("none", "flip", "shift", "standard"),
     )  # fmt: skip
     shift: int = _setting(4, "Most pixels by which shift moves an image.", least=0, most=16)
+    sides: str = _setting(
+        "32", "Sides to which training images are reduced, spread evenly over the epochs, as in 20,24,32."
+    )
     normalize: str = _setting(
         "standard", "unit: pixels/255; standard: z-scores.", choices=("unit", "standard")
     )
@@ -103,56 +115,6 @@ class Settings:
 
 FIELDS = {item.name: item for item in dataclasses.fields(Settings)}
 
-# What Keras's own defaults were when the five networks were published, and what they did not do.
-_CLASSIC: dict[str, Value] = {
-    "weight_decay": 0.0,
-    "warmup": 0.0,
-    "schedule": "constant",
-    "label_smoothing": 0.0,
-    "augment": "none",
-    "shift": 3,  # 10 % of 32 pixels
-    "normalize": "unit",
-    "batch_norm_momentum": 0.99,
-    "dropout": 1.0,
-}
-# The rate was not published; this is the Keras example that its author followed.
-_CLASSIC_PLAIN: dict[str, Value] = {
-    **_CLASSIC,
-    "optimizer": "rmsprop",
-    "learning_rate": 1e-4,
-    "schedule": "inverse-time",
-    "decay": 1e-6,
-    "epochs": 50,
-    "batch_size": 32,
-    "augment": "standard",
-}
-_CLASSIC_VGG: dict[str, Value] = {**_CLASSIC, "optimizer": "sgd", "learning_rate": 0.001, "momentum": 0.9}
-
-RECIPES: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
-    "fast": {
-        "plain6": {},
-        "plain6-small": {},
-        "rmsprop6": {},
-        "vgg2": {},
-        "vgg3": {},
-        "shallow2": {},
-    },
-    "classic": {
-        "plain6": _CLASSIC_PLAIN,
-        "plain6-small": _CLASSIC_PLAIN,
-        "rmsprop6": {
-            **_CLASSIC_PLAIN,
-            "decay": 1e-4 / 60,
-            "epochs": 60,
-            "normalize": "standard",
-        },
-        "vgg2": {**_CLASSIC_VGG, "epochs": 20, "batch_size": 32},
-        "vgg3": {**_CLASSIC_VGG, "epochs": 600, "batch_size": 64, "augment": "standard"},
-        # Its optimizer was not published either.
-        "shallow2": {**_CLASSIC_PLAIN, "epochs": 25, "augment": "none"},
-    },
-}
-
 
 def resolve(overrides: Mapping[str, Value]) -> Settings:
     """Complete what the user said with the recipe's values and the defaults.
@@ -167,38 +129,96 @@ def resolve(overrides: Mapping[str, Value]) -> Settings:
 
     said = {name: value for name, value in overrides.items() if value is not None}
     for name, value in said.items():
-        _check(name, value)
-    arch = architectures.find(str(said.get("arch", Settings.arch))).name
-    recipe = RECIPES[str(said.get("recipe", Settings.recipe))].get(arch, {})
-    values: dict[str, Any] = {**recipe, **said}
+        check(name, value)
+    row = architectures.find(str(said.get("arch", Settings.arch)))
+    recipe = str(said.get("recipe", Settings.recipe))
+    if row.name not in RECIPES[recipe]:
+        known = ", ".join(name for name, table in RECIPES.items() if row.name in table)
+        raise UsageError(f"there is no {recipe} recipe for {row.name}; expected --recipe {known}")
+    values: dict[str, Any] = {**RECIPES[recipe][row.name], **said}
     for name, value in values.items():
         if FIELDS[name].type is float:
             values[name] = float(value)
-    return Settings(**values)
+    settings = Settings(**values)
+    if set(side_of_epoch(settings)) != {FULL_SIDE} and not row.any_side:
+        raise UsageError(
+            f"sides is {settings.sides!r}, but {row.name} takes no smaller images; expected {FULL_SIDE}"
+        )
+    return settings
+
+
+def side_of_epoch(settings: Settings) -> tuple[int, ...]:
+    """Return the side of the training images of each epoch.
+
+    Raises:
+        UsageError: ``sides`` is no list of sides.
+    """
+    try:
+        sides = [int(part) for part in settings.sides.split(",")]
+    except ValueError:
+        sides = []
+    if not sides or not all(SMALLEST_SIDE <= side <= FULL_SIDE for side in sides):
+        raise UsageError(
+            f"sides is {settings.sides!r}; expected whole numbers from {SMALLEST_SIDE} to {FULL_SIDE},"
+            " separated by commas"
+        )
+    return tuple(sides[epoch * len(sides) // settings.epochs] for epoch in range(settings.epochs))
 
 
 def read_toml(path: str | Path) -> dict[str, Value]:
     """Read settings from a TOML file: one ``name = value`` per line, names as in ``Settings`` or with dashes.
 
     Raises:
-        UsageError: the file is missing, is no TOML, or names a setting that does not exist.
+        UsageError: the file is missing, is no TOML, names a setting that does not exist, or spans many runs.
+    """
+    table = read_table(path)
+    for name in MANY:
+        if name in table:
+            raise UsageError(
+                f"--config {str(path)!r}: {name} makes it a file of many runs; expected the settings of one"
+            )
+    return check_table(table, f"--config {str(path)!r}")
+
+
+def read_table(path: str | Path) -> dict[str, Any]:
+    """Read a TOML file of settings without checking what it says.
+
+    Raises:
+        UsageError: the file is missing or is no TOML.
     """
     try:
         with open(path, "rb") as file:
-            table = tomllib.load(file)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
-        reason = getattr(problem, "strerror", None) or problem
+            return tomllib.load(file)
+    # A number of more digits than Python converts is a ValueError, as are the two that TOML and UTF-8 have.
+    except (OSError, ValueError, RecursionError) as problem:
+        reason = getattr(problem, "strerror", None) or " ".join(str(problem).split())
         raise UsageError(f"--config {str(path)!r}: {reason}; expected a TOML file of settings") from problem
-    settings = {name.replace("-", "_"): value for name, value in table.items()}
-    for name, value in settings.items():
+
+
+def check_table(table: Mapping[str, Any], where: str) -> dict[str, Value]:
+    """Return settings by their names with underscores.
+
+    Args:
+        table: settings, named with underscores or dashes.
+        where: what stands before the message of an error.
+
+    Raises:
+        UsageError: a setting does not exist or is there twice, or a value is wrong.
+    """
+    settings: dict[str, Value] = {}
+    for written, value in table.items():
+        name = written.replace("-", "_")
+        if name in settings:
+            raise UsageError(f"{where}: {name} stands there twice, with a dash and without; expected it once")
         try:
-            _check(name, value)
+            check(name, value)
         except UsageError as problem:
-            raise UsageError(f"--config {str(path)!r}: {problem}") from None
+            raise UsageError(f"{where}: {problem}") from None
+        settings[name] = value
     return settings
 
 
-def _check(name: str, value: object) -> None:
+def check(name: str, value: object) -> None:
     """Refuse a setting that does not exist, or a value of the wrong type or out of bounds."""
     if name not in FIELDS:
         near = difflib.get_close_matches(name, FIELDS, n=1)
@@ -218,7 +238,11 @@ def _check(name: str, value: object) -> None:
     elif not number or (kind is not float and not isinstance(value, int)):
         raise UsageError(f"{name} is {value!r}; expected {'a number' if kind is float else 'a whole number'}")
     else:
-        _check_bounds(name, float(value), limits)  # type: ignore[arg-type]
+        try:
+            size = float(value)  # type: ignore[arg-type]
+        except OverflowError:  # a whole number of hundreds of digits
+            size = math.inf
+        _check_bounds(name, size, limits)
 
 
 def _check_bounds(name: str, value: float, limits: Mapping[str, Any]) -> None:

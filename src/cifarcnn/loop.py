@@ -23,14 +23,16 @@ from cifarcnn import (
     metrics,
     modelfile,
     optimizer,
+    outsiders,
     pipeline,
     presentation,
     run,
     schedules,
     twin,
+    whitening,
 )
 from cifarcnn.cifar10 import CLASSES, Images
-from cifarcnn.config import Settings
+from cifarcnn.config import Settings, side_of_epoch
 from cifarcnn.devices import Choice
 from cifarcnn.errors import Interrupted, RunError
 from cifarcnn.events import EpochDone, OnEvent
@@ -128,6 +130,8 @@ class Training:
             augment=settings.augment,
             shift=settings.shift,
         )[: self.steps * self.batch_size]
+        if architectures.find(settings.arch).any_side:
+            self.pair.train_at(side_of_epoch(settings)[progress.epoch])
         speed = 0.0
         while progress.step < self.steps:
             rest = picks[progress.step * self.batch_size :]
@@ -211,10 +215,13 @@ class Training:
     def _metadata(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return what is to be known about the model of this epoch."""
         settings = self.task.settings
-        calibration = {}
+        calibration: dict[str, float] = {}
         if self.answers is not None and self.task.validation is not None:
             scores = metrics.log_probabilities(self.answers)
-            calibration["temperature"] = metrics.fit_temperature(scores, self.task.validation.labels)
+            temperature = metrics.fit_temperature(scores, self.task.validation.labels)
+            calibration["temperature"] = temperature
+            calibrated = metrics.apply_temperature(self.answers, temperature)
+            calibration[outsiders.KEY] = outsiders.fit_limit(calibrated)
         return {
             **calibration,
             "schema": 1,
@@ -265,12 +272,17 @@ def _build(task: Task, rates: npt.NDArray[np.float32]) -> twin.Pair:
     keras.utils.set_random_seed(settings.seed)
     keras.mixed_precision.set_dtype_policy("float32")
     variant = architectures.Variant(settings.normalize, settings.batch_norm_momentum, settings.dropout)
+    row = architectures.find(settings.arch)
+    stock = row.build(variant)
+    if row.whitened:
+        whitening.initialise(stock, task.train.images, settings.seed)
     pair = twin.make(
-        architectures.build(settings.arch, variant),
+        stock,
         task.train.images,
         margin=settings.shift,
         precision=settings.precision,
         seed=settings.seed,
+        any_side=row.any_side,
     )
     pair.twin.compile(
         optimizer=optimizer.make(settings, rates),

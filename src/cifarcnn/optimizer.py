@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
+from keras import ops
 
 from cifarcnn.config import Settings
 
@@ -19,6 +20,58 @@ class RateTable(keras.optimizers.schedules.LearningRateSchedule):  # type: ignor
         """Return the rate of a step; beyond the table, the last one."""
         position = keras.ops.minimum(keras.ops.cast(step, "int32"), len(self.rates) - 1)
         return keras.ops.take(keras.ops.convert_to_tensor(self.rates), position)
+
+
+class Muon(keras.optimizers.Adam):  # type: ignore[misc]
+    """Muon for convolution kernels, Adam for everything else.
+
+    The step of a kernel is its Nesterov momentum made orthogonal: all its singular values become about one.
+    After Keller Jordan (2024, https://kellerjordan.github.io/posts/muon/), with the kernel as a matrix from
+    all its inputs to its outputs, and held at the norm of an orthogonal matrix of as many outputs, as in
+    airbench94. (Keras's own Muon leaves convolution kernels to Adam.)
+
+    Args:
+        momentum: of the kernels' steps.
+        **options: as of Adam.
+    """
+
+    REST = 1 / 8
+    """The share of the learning rate with which Adam goes. A dense kernel's is that much again smaller as its
+    inputs are more than 16, as its initial weights are."""
+
+    STEPS = 3
+    """Of Newton and Schulz's iteration; more make the singular values more equal, and no better network."""
+
+    COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+    def __init__(self, momentum: float, **options: Any) -> None:
+        super().__init__(beta_2=0.95, epsilon=1e-12, **options)
+        self.momentum = momentum
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Change one variable by its gradient."""
+        if len(variable.shape) != 4:
+            dense = 16 / variable.shape[0] if len(variable.shape) == 2 else 1
+            super().update_step(gradient, variable, learning_rate * (self.REST * dense))
+            return
+        rate = ops.cast(learning_rate, variable.dtype)
+        velocity = self._momentums[self._get_variable_index(variable)]
+        self.assign(velocity, velocity * self.momentum + gradient)
+        step = ops.reshape(gradient + velocity * self.momentum, (-1, variable.shape[-1]))
+        step = ops.reshape(self._orthogonal(step), variable.shape)
+        scale = ops.sqrt(variable.shape[-1] / ops.sum(ops.square(variable)))
+        self.assign(variable, variable * scale - step * rate)
+
+    def _orthogonal(self, matrix: Any) -> Any:
+        """Bring all singular values of a matrix near one, keeping its singular vectors."""
+        first, second, third = self.COEFFICIENTS
+        wide = matrix.shape[0] <= matrix.shape[1]
+        x = matrix if wide else ops.transpose(matrix)
+        x = x / (ops.norm(x) + 1e-7)
+        for _ in range(self.STEPS):
+            square = ops.matmul(x, ops.transpose(x))
+            x = first * x + ops.matmul(second * square + third * ops.matmul(square, square), x)
+        return x if wide else ops.transpose(x)
 
 
 def make(settings: Settings, rates: npt.NDArray[np.float32]) -> keras.optimizers.Optimizer:
@@ -40,6 +93,8 @@ def make(settings: Settings, rates: npt.NDArray[np.float32]) -> keras.optimizers
             optimizer = keras.optimizers.SGD(momentum=settings.momentum, nesterov=nesterov, **options)
         case "rmsprop":
             optimizer = keras.optimizers.RMSprop(**options)
+        case "muon":
+            optimizer = Muon(settings.momentum, **options)
         case _:
             optimizer = keras.optimizers.Adam(**options)
     # `fit` ends by replacing the weights by their averages, but the training goes on from the weights.

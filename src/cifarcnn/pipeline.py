@@ -1,6 +1,6 @@
 """Which images each training step sees, and how they are moved and flipped: index arithmetic in NumPy.
 
-Everything is drawn from (seed, epoch) alone. No generator's state lives from one epoch to the next, so a
+Everything follows from (seed, epoch) alone. No generator's state lives from one epoch to the next, so a
 resumed training sees what an uninterrupted one would have. In training, ``cifarcnn.twin`` gathers the pixels
 on the device; ``crop`` gathers the same ones for people to look at.
 """
@@ -15,7 +15,7 @@ from cifarcnn.cifar10 import Bytes, Images, stratified_split, stratified_subset
 if TYPE_CHECKING:
     from cifarcnn.config import Settings
 
-# Streams drawn from the same (seed, epoch) must differ.
+# Streams drawn from the same seed must differ.
 _ORDER, _SHIFT, _FLIP = range(3)
 
 
@@ -44,6 +44,9 @@ def divide(images: Images, settings: "Settings") -> tuple[Images, Images | None]
 def draw_epoch(count: int, *, seed: int, epoch: int, augment: str, shift: int) -> npt.NDArray[np.int32]:
     """Draw one epoch: every image once, in random order, with its crop.
 
+    Whether an image is flipped is drawn for the first epoch and alternates from then on, so that two epochs
+    in a row always show both sides (Keller Jordan, 2024, https://arxiv.org/abs/2404.00498).
+
     Args:
         count: the number of training images.
         seed: the training's seed.
@@ -61,7 +64,8 @@ def draw_epoch(count: int, *, seed: int, epoch: int, augment: str, shift: int) -
     else:
         picks[:, 1:3] = shift
     if augment in ("flip", "standard"):
-        picks[:, 3] = np.random.default_rng([seed, epoch, _FLIP]).integers(0, 2, count)
+        flips = np.random.default_rng([seed, _FLIP]).integers(0, 2, count)
+        picks[:, 3] = (flips[picks[:, 0]] + epoch) % 2
     return picks
 
 

@@ -11,7 +11,8 @@ A run directory holds
 ``confusion.png``     the confusion matrix of the last epoch on the validation images,
 ``report.html``       everything about the finished run on one page,
 ``tensorboard/``      the same figures for TensorBoard,
-``checkpoint.npz``    everything on which the rest of the training depends, and the one before it.
+``checkpoint.npz``    everything on which the rest of the training depends, and the one before it,
+``failure.json``      why the last sitting failed, if it did.
 
 Every file appears whole or not at all. What is in a checkpoint is the business of ``cifarcnn.loop``.
 """
@@ -35,9 +36,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cifarcnn import figures, files
+from cifarcnn import figures, files, locks
 from cifarcnn.config import Settings
-from cifarcnn.errors import RunError, UsageError
+from cifarcnn.errors import Interrupted, RunError, UsageError
 from cifarcnn.events import Note, OnEvent
 
 METRICS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
@@ -102,6 +103,7 @@ class RunDirectory:
         self.last = path / "last.keras"
         self.curves = path / "curves.png"
         self.tensorboard = path / "tensorboard"
+        self.failure = path / "failure.json"
         self._checkpoint = path / "checkpoint.npz"
         self._previous = path / "checkpoint-previous.npz"
 
@@ -136,30 +138,26 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out of this run for the length of the block.
-
-        Raises:
-            RunError: another process is at it.
-        """
-        import fcntl
-
-        with saving(self.path), contextlib.ExitStack() as stack:
-            lock = stack.enter_context(open(self.path / ".lock", "a+", encoding="ascii"))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                owner = lock.read().strip() or "unknown"
-                raise RunError(
-                    f"run {str(self.path)!r} is in use by process {owner}; wait for it, or stop it first"
-                ) from None
-            lock.truncate(0)
-            lock.write(f"{os.getpid()}\n")
-            lock.flush()
-            self._remove_leftovers()
-            held = stack.pop_all()
-        with held:
+        """Keep other processes out of this run for the length of the block, or raise RunError."""
+        with contextlib.ExitStack() as stack:
+            with saving(self.path):
+                stack.enter_context(locks.held(self.path))
+                self._remove_leftovers()
             yield
+
+    @contextlib.contextmanager
+    def remembering_failure(self) -> Iterator[None]:
+        """Leave ``failure.json`` behind if the block fails; it sets a failed run apart from a stopped one."""
+        with saving(self.path):
+            self.failure.unlink(missing_ok=True)
+        try:
+            yield
+        # Whatever it was is raised again.
+        except Exception as problem:
+            if not isinstance(problem, Interrupted):
+                with contextlib.suppress(RunError):
+                    self.write_json(self.failure.stem, {"schema": 1, "error": str(problem) or repr(problem)})
+            raise
 
     def _remove_leftovers(self) -> None:
         """Remove what a process killed inside a save left half written: hidden, with a dash in the name."""

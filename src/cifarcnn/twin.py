@@ -56,6 +56,43 @@ class CropFromStore(keras.layers.Layer):  # type: ignore[misc]
         return ops.take(self.store, positions, axis=0)
 
 
+class Reduce(keras.layers.Layer):  # type: ignore[misc]
+    """Makes images smaller, with antialiasing. ``side`` may change between two compilations of a model."""
+
+    def __init__(self, side: int, **options: Any) -> None:
+        super().__init__(trainable=False, **options)
+        self.full = self.side = side
+
+    def call(self, crops: Any) -> Any:
+        """Reduce images.
+
+        Args:
+            crops: uint8, (batch, full, full, 3).
+
+        Returns:
+            In the layer's compute dtype, 0-255, (batch, side, side, 3).
+        """
+        images = ops.cast(crops, self.compute_dtype)
+        if self.side == self.full:
+            return images
+        weights = ops.cast(reduction(self.full, self.side), self.compute_dtype)
+        rows = ops.einsum("oh,bhwc->bowc", weights, images)
+        return ops.einsum("pw,bowc->bopc", weights, rows)
+
+    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return a shape of open side, so that the network after it is built for any."""
+        return (shape[0], None, None, shape[3])
+
+
+def reduction(full: int, side: int) -> npt.NDArray[np.float32]:
+    """Return the matrix (side, full) that shrinks a line of pixels: triangles as wide as the reduction."""
+    ratio = full / side
+    centres = (np.arange(side)[:, None] + 0.5) * ratio
+    weights = np.maximum(0, 1 - np.abs(np.arange(full) + 0.5 - centres) / ratio)
+    shares: npt.NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return shares
+
+
 class Twin(keras.Model):  # type: ignore[misc]
     """A model whose metrics can go on where an interrupted epoch left them."""
 
@@ -81,6 +118,13 @@ class Pair:
     fast: keras.Model
     twin: Twin
 
+    def train_at(self, side: int) -> None:
+        """Train on images of this side from now on. The step is compiled anew if it changes."""
+        reduce = self.twin.get_layer("reduce")
+        if reduce.side != side:
+            reduce.side = side
+            self.twin.train_function = None
+
     def update_stock(self) -> None:
         """Copy the trained weights into the stock network."""
         weights = self.fast.get_weights()
@@ -97,7 +141,13 @@ class Pair:
 
 
 def make(
-    stock: keras.Model, images: npt.NDArray[np.uint8], *, margin: int, precision: str, seed: int
+    stock: keras.Model,
+    images: npt.NDArray[np.uint8],
+    *,
+    margin: int,
+    precision: str,
+    seed: int,
+    any_side: bool = False,
 ) -> Pair:
     """Make the training twin of a network, with the same weights.
 
@@ -107,6 +157,7 @@ def make(
         margin: the most pixels by which augmentation moves an image.
         precision: a Keras dtype policy for all but the logits.
         seed: fixes dropout.
+        any_side: build it for images of any side; the network must allow it.
     """
     replacements = _replacements()
     dropouts = 0
@@ -122,10 +173,13 @@ def make(
             config["seed"] = int(np.random.default_rng([seed, dropouts]).integers(2**31))
         return replacements.get(type(layer), type(layer)).from_config(config)
 
-    fast = keras.models.clone_model(stock, clone_function=training_layer)
+    inputs = keras.Input((None, None, 3), name="pixels") if any_side else None
+    fast = keras.models.clone_model(stock, input_tensors=inputs, clone_function=training_layer)
     fast.set_weights(stock.get_weights())
     picks = keras.Input((4,), dtype="int32", name="picks")
     crops = CropFromStore(images, margin, name="crop", dtype="uint8")(picks)
+    if any_side:
+        crops = Reduce(images.shape[1], name="reduce", dtype=precision)(crops)
     return Pair(stock, fast, Twin(picks, fast(crops), name="twin"))
 
 

@@ -1,0 +1,61 @@
+"""How little a picture looks like any of the ten classes: a score, and the limit above which it is said.
+
+A network that knows ten classes names one of them for any picture. The score is the entropy of its calibrated
+probabilities, divided by that of ten equal ones: 0 when one class is certain, 1 when none is likelier than
+another. The limit is the score that 5 % of the validation images exceed, so that one of twenty pictures of
+the ten classes is marked. Of pictures that show something else only some are: the mark says that an answer
+means little, its absence does not say that it means much.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cifarcnn import metrics
+from cifarcnn.errors import ModelError
+from cifarcnn.metrics import Array
+
+KEY = "none_threshold"
+"""The limit's name in a model's metadata."""
+
+FALSE_ALARMS = 0.05
+"""The share of validation images that a training's limit marks, though each shows one of the ten."""
+
+
+def scores(probabilities: Array) -> Array:
+    """Score pictures, 0 (one class is certain) to 1 (all are as likely).
+
+    Args:
+        probabilities: float (n, 10), calibrated where the model knows its temperature.
+
+    Returns:
+        float64 (n,).
+    """
+    logarithms = metrics.log_probabilities(probabilities)
+    return np.asarray(0.0 - (probabilities * logarithms).sum(axis=1) / math.log(probabilities.shape[1]))
+
+
+def fit_limit(probabilities: Array) -> float:
+    """Find the limit that marks 5 % of these images.
+
+    Args:
+        probabilities: float (n, 10), calibrated, of images of the ten classes that no weight was fitted to.
+    """
+    return float(np.quantile(scores(probabilities), 1 - FALSE_ALARMS))
+
+
+def limit(metadata: dict[str, Any], path: Path) -> float | None:
+    """Read the limit from a model's metadata; None where there is none.
+
+    Raises:
+        ModelError: what stands there is no number.
+    """
+    found = metadata.get(KEY)
+    if found is None:
+        return None
+    # Beyond the largest float, JSON's integers are no numbers to compare with.
+    if isinstance(found, bool) or not isinstance(found, int | float) or not -1e300 < found < 1e300:
+        raise ModelError(f"the model {path} has the {KEY} {str(found)[:40]}; expected a number")
+    return float(found)

@@ -1,0 +1,78 @@
+"""The recipes: for each architecture, the settings with which it is trained, where they are not the defaults.
+
+``fast`` is ours; ``classic`` is what a network's author published. What the settings mean stands in
+``cifarcnn.config``, what the recipes were measured to reach in ``cifarcnn.expectations``.
+"""
+
+from collections.abc import Mapping
+
+Value = str | int | float | bool | None
+"""What a setting may be; None is a setting that is not limited, as ``train_size``."""
+
+# What Keras's own defaults were when the five networks were published, and what they did not do.
+_CLASSIC: dict[str, Value] = {
+    "weight_decay": 0.0,
+    "warmup": 0.0,
+    "schedule": "constant",
+    "label_smoothing": 0.0,
+    "augment": "none",
+    "shift": 3,  # 10 % of 32 pixels
+    "normalize": "unit",
+    "batch_norm_momentum": 0.99,
+    "dropout": 1.0,
+}
+# The rate was not published; this is the Keras example that its author followed.
+_CLASSIC_PLAIN: dict[str, Value] = {
+    **_CLASSIC,
+    "optimizer": "rmsprop",
+    "learning_rate": 1e-4,
+    "schedule": "inverse-time",
+    "decay": 1e-6,
+    "epochs": 50,
+    "batch_size": 32,
+    "augment": "standard",
+}
+_CLASSIC_VGG: dict[str, Value] = {**_CLASSIC, "optimizer": "sgd", "learning_rate": 0.001, "momentum": 0.9}
+# After airbench94 (Keller Jordan, 2024), on a CPU's terms.
+_WHITENED: dict[str, Value] = {
+    "batch_size": 1000,
+    "optimizer": "muon",
+    "learning_rate": 0.24,
+    "momentum": 0.6,
+    "weight_decay": 0.0,
+    "warmup": 0.0,
+    "label_smoothing": 0.2,
+    "shift": 2,
+    "batch_norm_momentum": 0.6,
+    "val_size": 1000,
+}
+
+RECIPES: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
+    "fast": {
+        "plain6": {},
+        "plain6-small": {},
+        "rmsprop6": {},
+        "vgg2": {},
+        "vgg3": {},
+        "shallow2": {},
+        "whiten6-tiny": {**_WHITENED, "epochs": 2, "batch_size": 500, "sides": "20,32"},
+        "whiten6-small": {**_WHITENED, "epochs": 4, "batch_size": 500, "sides": "20,24,32,32"},
+        "whiten6-medium": {**_WHITENED, "epochs": 7, "sides": "20,24,28,32,32"},
+        "whiten6": {**_WHITENED, "epochs": 11, "sides": "20,24,28,32,32"},
+        "whiten6-large": {**_WHITENED, "epochs": 24, "sides": "20,24,28,32,32"},
+    },
+    "classic": {
+        "plain6": _CLASSIC_PLAIN,
+        "plain6-small": _CLASSIC_PLAIN,
+        "rmsprop6": {
+            **_CLASSIC_PLAIN,
+            "decay": 1e-4 / 60,
+            "epochs": 60,
+            "normalize": "standard",
+        },
+        "vgg2": {**_CLASSIC_VGG, "epochs": 20, "batch_size": 32},
+        "vgg3": {**_CLASSIC_VGG, "epochs": 600, "batch_size": 64, "augment": "standard"},
+        # Its optimizer was not published either.
+        "shallow2": {**_CLASSIC_PLAIN, "epochs": 25, "augment": "none"},
+    },
+}

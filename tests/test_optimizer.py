@@ -1,0 +1,73 @@
+"""Muon's steps against their definition."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cifarcnn import optimizer
+
+
+def step(variable: np.ndarray, gradient: np.ndarray, rate: float = 0.1, momentum: float = 0.6) -> np.ndarray:
+    """Return a variable after one step of Muon."""
+    muon = optimizer.Muon(momentum, learning_rate=rate)
+    weights = keras.Variable(variable)
+    muon.build([weights])
+    muon.apply([keras.ops.convert_to_tensor(gradient)], [weights])
+    return np.asarray(weights)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.sampled_from([(3, 3, 4, 64), (3, 3, 24, 32), (3, 3, 16, 16), (1, 1, 3, 9)]), st.integers(0, 99))
+def test_a_kernel_moves_by_an_almost_orthogonal_matrix(shape: tuple[int, ...], seed: int) -> None:
+    """All singular values of the step lie near one, whatever the size of the gradient."""
+    random = np.random.default_rng(seed)
+    kernel = random.normal(size=shape).astype(np.float32)
+    gradient = (1e-3 * random.normal(size=shape)).astype(np.float32)
+    scaled = kernel * np.sqrt(shape[-1]) / np.linalg.norm(kernel)
+    moved = (scaled - step(kernel, gradient)) / 0.1
+    values = np.linalg.svd(moved.reshape(-1, shape[-1]), compute_uv=False)
+    # Three iterations bring what was within a factor of ten of the largest near one; random matrices are.
+    assert values.max() < 1.4
+    assert np.median(values) > 0.5
+    # It goes downhill.
+    assert (moved * gradient).sum() > 0
+
+
+def test_the_step_keeps_the_singular_vectors_of_the_gradient() -> None:
+    """For a gradient of known singular vectors the step is the product of these vectors."""
+    random = np.random.default_rng(0)
+    left, _ = np.linalg.qr(random.normal(size=(36, 8)))
+    right, _ = np.linalg.qr(random.normal(size=(8, 8)))
+    gradient = ((left * np.linspace(1, 2, 8)) @ right).reshape(3, 3, 4, 8).astype(np.float32)
+    kernel = random.normal(size=(3, 3, 4, 8)).astype(np.float32)
+    scaled = kernel * np.sqrt(8) / np.linalg.norm(kernel)
+    moved = ((scaled - step(kernel, gradient)) / 0.1).reshape(36, 8)
+    inner = left.T @ moved @ right.T
+    assert np.allclose(inner, np.diag(np.diag(inner)), atol=0.01)
+    assert (np.diag(inner) > 0.6).all()
+
+
+def test_momentum_adds_the_steps_before() -> None:
+    """Two opposite gradients, the second a tenth of the first: with momentum the first still rules."""
+    random = np.random.default_rng(0)
+    kernel, gradient = random.normal(size=(2, 3, 3, 4, 8)).astype(np.float32)
+    for momentum, sign in ((0.0, -1), (0.9, 1)):
+        muon = optimizer.Muon(momentum, learning_rate=1e-3)
+        weights = keras.Variable(kernel)
+        muon.build([weights])
+        muon.apply([keras.ops.convert_to_tensor(gradient)], [weights])
+        before = np.asarray(weights)
+        muon.apply([keras.ops.convert_to_tensor(-0.1 * gradient)], [weights])
+        scaled = before * np.sqrt(8) / np.linalg.norm(before)
+        assert np.sign(((scaled - np.asarray(weights)) * gradient).sum()) == sign
+
+
+@pytest.mark.parametrize(("shape", "share"), [((7,), 1.0), ((64, 10), 0.25)])
+def test_other_variables_move_by_adam(shape: tuple[int, ...], share: float) -> None:
+    """The first step of Adam is the rate itself, in the direction of the gradient."""
+    variable = np.zeros(shape, np.float32)
+    gradient = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    expected = -0.1 * optimizer.Muon.REST * share * np.sign(gradient)
+    assert np.allclose(step(variable, gradient), expected, rtol=1e-4)
