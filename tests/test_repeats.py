@@ -28,32 +28,34 @@ def test_seeds_are_trained_as_if_alone_and_resumed_together(tmp_path: Path, data
 
     def stop_in_the_second(event: Any) -> None:
         stopper(event)
-        if any(note.startswith("seed 5: run 2 of 3") for note in stopper.notes) and not stopper.steps:
+        if any(note.startswith("seed5: run 2 of 3") for note in stopper.notes) and not stopper.steps:
             stopper.steps = {(1, 4)}
 
     with pytest.raises(
-        Interrupted, match=r"stopped at seed 5, saved; 1 of 3 runs are finished; go on with: c"
+        Interrupted, match=r"stopped in seed5, saved; 1 of 3 runs are finished; go on with: c"
     ):
         repeats.train_seeds(
             [2, 5, 3], out=tmp_path / "series", data=data_directory, on_event=stop_in_the_second, **SMALL
         )
     (directory,) = (tmp_path / "series").iterdir()
-    result = repeats.resume_seeds(directory)
+    result = repeats.resume_series(directory)
     assert [run.seed for run in result.runs] == [2, 5, 3]
     assert [run.run_dir.name for run in result.runs] == ["seed2", "seed5", "seed3"]
     accuracies = [run.val_accuracy for run in result.runs]
-    assert result.mean["val_accuracy"] == pytest.approx(sum(accuracies) / 3)  # type: ignore[arg-type]
-    assert result.std["val_accuracy"] == pytest.approx(statistics.stdev(accuracies))  # type: ignore[type-var]
+    (group,) = result.groups
+    assert group.n == 3
+    assert group.mean["val_accuracy"] == pytest.approx(sum(accuracies) / 3)  # type: ignore[arg-type]
+    assert group.std["val_accuracy"] == pytest.approx(statistics.stdev(accuracies))  # type: ignore[type-var]
     alone = package.train(out=tmp_path / "alone", data=data_directory, seed=5, **SMALL)
     assert_same_run(alone.run_dir, directory / "seed5")
-    assert repeats.resume_seeds(directory) == result
+    assert repeats.resume_series(directory) == result
 
 
 def test_one_run_has_no_deviation_and_no_validation_no_mean(tmp_path: Path, data_directory: Path) -> None:
     """What cannot be computed is None, as JSON has it."""
     result = repeats.train_seeds([0], out=tmp_path, data=data_directory, **{**SMALL, "val_size": 0})
-    assert result.mean["val_accuracy"] is None
-    assert result.std == dict.fromkeys(repeats.MEASURED)
+    assert result.groups[0].mean["val_accuracy"] is None
+    assert result.groups[0].std == dict.fromkeys(repeats.MEASURED)
     assert json.loads(json.dumps(result.as_document()))["mean"]["images_per_second"] is not None
 
 
@@ -63,7 +65,7 @@ def test_the_command_shows_a_table_or_a_document(cifarcnn: Run, data_directory: 
     done = cifarcnn("train", *options, "--data", data_directory, "--repeat", 2, "--json", "-q")
     assert (done.returncode, done.stderr) == (0, "")
     document = json.loads(done.stdout)
-    assert list(document) == ["schema", "directory", "runs", "mean", "std"]
+    assert list(document) == ["schema", "directory", "runs", "mean", "std", "groups", "failures"]
     assert [run["seed"] for run in document["runs"]] == [0, 1]
     shown = cifarcnn("train", "--resume", document["directory"], "-q")
     assert (shown.returncode, shown.stderr) == (0, "")
@@ -98,8 +100,8 @@ def test_wrong_seeds_are_refused(options: list[str], message: str, cifarcnn: Run
 
 def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
     """The file is named."""
-    (tmp_path / "seeds.json").write_text('{"seeds": [1]}')
-    with pytest.raises(RunError, match=r"cannot read .*seeds\.json"):
-        repeats.resume_seeds(tmp_path)
+    (tmp_path / "sweep.json").write_text('{"runs": [1]}')
+    with pytest.raises(RunError, match=r"cannot read .*sweep\.json"):
+        repeats.resume_series(tmp_path)
     with pytest.raises(UsageError, match="expected one or more"):
         repeats.train_seeds([], out=tmp_path)

@@ -1,28 +1,46 @@
-"""The same training with several seeds, and how much its result varies.
+"""Several runs in one directory: the same training with several seeds, or all that a settings file spans.
 
-Each seed is a run of its own, ``seed0``, ``seed1`` and so on, in one directory with ``seeds.json``, which
-says what is to be trained. Runs that are finished are taken as they are, so a series goes on where it was
-stopped, as a run does.
+Each is a run of its own, in a directory with ``sweep.json``, which says what is to be trained (see
+``cifarcnn.sweep``). Runs that are finished are taken as they are, so a series goes on where it was stopped,
+as a run does. The directory of a settings file has that file's name, so that processes which train one of
+its runs each find each other.
 """
 
 import dataclasses
-import json
-import statistics
+import logging
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cifarcnn import config, files, run, training
+from cifarcnn import config, locks, preflight, run, sweep, training
 from cifarcnn.errors import Interrupted, RunError, UsageError
 from cifarcnn.events import Note, OnEvent, ignore
 from cifarcnn.run import RunDirectory
+from cifarcnn.sweep import Plan, Task
 from cifarcnn.training import TrainingResult
-
-PLAN = "seeds.json"
 
 MEASURED = ("val_accuracy", "val_loss", "images_per_second")
 """The fields of a training's result of which mean and standard deviation are reported."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in nothing but the seed.
+
+    Attributes:
+        settings: those in which the groups of a series differ.
+        n: how many runs were finished.
+        mean, std: over them, for each name in ``MEASURED``; std is the sample standard deviation, None
+            for a single run, and both are None without validation images.
+    """
+
+    settings: dict[str, config.Value]
+    n: int
+    mean: dict[str, float | None]
+    std: dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -30,25 +48,28 @@ class SeriesResult:
     """How several trainings ended.
 
     Attributes:
-        directory: holds one run directory for each seed.
-        runs: one for each seed, in their order.
-        mean, std: over the runs, for each name in ``MEASURED``; std is the sample standard deviation, None
-            for a single run, and both are None without validation images.
+        directory: holds one directory for each run.
+        runs: the finished ones, in their order.
+        groups: what they come to over the seeds.
+        failures: the reasons why others failed, by the names of their directories.
     """
 
     directory: Path
     runs: tuple[TrainingResult, ...]
-    mean: dict[str, float | None]
-    std: dict[str, float | None]
+    groups: tuple[Group, ...]
+    failures: dict[str, str]
 
     def as_document(self) -> dict[str, Any]:
-        """Return it as JSON can hold it."""
+        """Return it as JSON can hold it; ``mean`` and ``std`` where the runs differ in the seed alone."""
+        whole = self.groups[0] if len(self.groups) == 1 else None
         return {
             "schema": 1,
             "directory": str(self.directory),
             "runs": [result.as_document() for result in self.runs],
-            "mean": self.mean,
-            "std": self.std,
+            "mean": whole and whole.mean,
+            "std": whole and whole.std,
+            "groups": [dataclasses.asdict(group) for group in self.groups],
+            "failures": self.failures,
         }
 
 
@@ -70,76 +91,207 @@ def train_seeds(
 
     Raises:
         UsageError: a seed or a setting is wrong.
-        CifarCNNError: as for ``cifarcnn.train``; the runs so far are kept.
+        CifarCNNError: as for ``cifarcnn.train``, but that a run which fails does not stop the others.
     """
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise UsageError(f"seeds are {list(seeds)}; expected one or more, each once")
     from_file = config.read_toml(settings_file) if settings_file is not None else {}
     said = {name: value for name, value in settings.items() if value is not None}
-    first, *_ = [config.resolve({**from_file, **said, "seed": seed}) for seed in seeds]
+    plan = sweep.repeat({**from_file, **said}, seeds, data)
+    first = plan.tasks[0].settings
     directory = run.make_directory(Path(out), f"{first.arch}-{first.recipe}-{len(seeds)}seeds")
-    place = None if data is None else str(Path(data).absolute())
-    plan = {"seeds": list(seeds), "settings": dataclasses.asdict(first), "data": place}
-    with run.saving(directory):
-        files.write_text(directory / PLAN, json.dumps(plan, indent=2) + "\n")
-    return resume_seeds(directory, on_event=on_event)
+    plan.save(directory)
+    return _train_all(directory, plan, on_event)
+
+
+def train_sweep(
+    settings_file: str | Path,
+    *,
+    seeds: Sequence[int] = (),
+    out: str | Path = "runs",
+    data: str | Path | None = None,
+    on_event: OnEvent = ignore,
+    **settings: config.Value,
+) -> SeriesResult:
+    """Train all that a file with a ``[grid]`` or ``[[run]]`` spans, one run after the other.
+
+    Args:
+        settings_file: a TOML file; see ``cifarcnn.sweep``.
+        seeds: train each combination with each of these.
+        out: where the directory of the runs is, or is made; it has the file's name, without ``.toml``.
+        data, on_event, **settings: as for ``cifarcnn.train``.
+
+    Raises:
+        UsageError: the file, a seed or a setting is wrong, or the directory holds other runs.
+        CifarCNNError: as for ``cifarcnn.train``, but that a run which fails does not stop the others.
+    """
+    plan = sweep.read(settings_file, settings, seeds, data)
+    directory = sweep_directory(settings_file, out)
+    return _train_all(directory, _take_up(directory, plan), on_event, moved=plan.data)
+
+
+def train_task(
+    settings_file: str | Path,
+    number: int,
+    *,
+    seeds: Sequence[int] = (),
+    out: str | Path = "runs",
+    data: str | Path | None = None,
+    on_event: OnEvent = ignore,
+    **settings: config.Value,
+) -> TrainingResult:
+    """Train one of the runs that ``train_sweep`` would, or go on with it; take it as it is if it is finished.
+
+    Other processes may train other runs of the same file at the same time.
+
+    Args:
+        settings_file, seeds, out, data, on_event, **settings: as for ``train_sweep``.
+        number: which one, counted from 1.
+
+    Raises:
+        UsageError: as for ``train_sweep``, or there is no such run.
+        RunError: the training failed, or another process is at this run.
+        CifarCNNError: as for ``cifarcnn.train``.
+    """
+    plan = sweep.read(settings_file, settings, seeds, data)
+    if not 1 <= number <= len(plan.tasks):
+        raise UsageError(
+            f"there is no task {number}: {str(settings_file)!r} spans {len(plan.tasks)} runs;"
+            f" expected a number from 1 to {len(plan.tasks)}"
+        )
+    directory, task = sweep_directory(settings_file, out), plan.tasks[number - 1]
+    found = _take_up(directory, plan)
+    on_event(Note(f"{task.name}: task {number} of {len(plan.tasks)} in {directory}"))
+    return _train_one(directory / task.name, task, found.data, on_event, moved=plan.data)
+
+
+def sweep_directory(settings_file: str | Path, out: str | Path) -> Path:
+    """Return where the runs of a settings file are."""
+    stem = re.sub(r"[^A-Za-z0-9._+-]", "_", Path(settings_file).stem).lstrip(".-")
+    return Path(out) / (stem or "sweep")
 
 
 def is_series(directory: str | Path) -> bool:
-    """Return whether this is a directory that ``train_seeds`` has made."""
-    return Path(directory, PLAN).is_file()
+    """Return whether this is a directory of several runs with a plan."""
+    return Path(directory, sweep.FILE).is_file()
 
 
-def resume_seeds(directory: str | Path, *, on_event: OnEvent = ignore) -> SeriesResult:
+def resume_series(directory: str | Path, *, on_event: OnEvent = ignore) -> SeriesResult:
     """Train what is missing of a series.
 
     Args:
-        directory: what ``train_seeds`` has made.
+        directory: what ``train_seeds``, ``train_sweep`` or ``train_task`` has made.
         on_event: told what happens.
 
     Raises:
-        RunError: the series cannot be read, or a run of it failed.
-        CifarCNNError: as for ``cifarcnn.train``.
+        RunError: the series cannot be read.
+        CifarCNNError: as for ``cifarcnn.train``, but that a run which fails does not stop the others.
     """
-    directory = Path(directory)
+    return _train_all(Path(directory), sweep.load(Path(directory)), on_event)
+
+
+def _take_up(directory: Path, plan: Plan) -> Plan:
+    """Make the directory of the runs, or find the same plan in it, whatever other processes do meanwhile.
+
+    Returns:
+        the plan, with the place of the data that was planned with, if none is given now.
+
+    Raises:
+        UsageError: it holds other runs, or something else.
+        RunError: it cannot be made or written to.
+    """
     try:
-        plan = json.loads((directory / PLAN).read_bytes())
-        seeds, settings, data = plan["seeds"], plan["settings"], plan["data"]
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise RunError(f"cannot read {str(directory / PLAN)!r}: {problem}; train the seeds anew") from problem
-    results: list[TrainingResult] = []
-    for seed in seeds:
-        on_event(Note(f"seed {seed}: run {len(results) + 1} of {len(seeds)} in {directory}"))
-        resolved = config.resolve({**settings, "seed": seed})
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise RunError(
+            f"cannot make {str(directory)!r}: {problem.strerror}; choose another place with --out"
+        ) from problem
+    mend = "choose another --out, or another name for the file"
+    with run.saving(directory), locks.alone(directory / ".sweep.lock"):
+        there = {name for name in os.listdir(directory) if not name.startswith(".")}
+        if there == {sweep.FILE} or not there:
+            plan.save(directory)  # also over a plan of which nothing was begun
+            return plan
+        if sweep.FILE not in there:
+            raise UsageError(f"{str(directory)!r} exists and holds no {sweep.FILE}; {mend}")
+        found = sweep.load(directory)
+    difference = _difference(found, plan)
+    if difference:
+        raise UsageError(f"{str(directory)!r} holds other runs: {difference}; {mend}")
+    return dataclasses.replace(plan, data=plan.data or found.data)
+
+
+def _difference(there: Plan, now: Plan) -> str:
+    """Say in what two plans differ; nothing if they do not."""
+    if len(there.tasks) != len(now.tasks):
+        return f"{len(there.tasks)} were planned there, {len(now.tasks)} now"
+    for number, (old, new) in enumerate(zip(there.tasks, now.tasks, strict=True), 1):
+        for name in config.FIELDS:
+            before, after = getattr(old.settings, name), getattr(new.settings, name)
+            if before != after:
+                return f"{name} of task {number} is {before!r} there, {after!r} now"
+        if old.name != new.name:
+            return f"task {number} is named {old.name!r} there, {new.name!r} now"
+    return ""
+
+
+def _train_all(directory: Path, plan: Plan, on_event: OnEvent, moved: str | None = None) -> SeriesResult:
+    """Train what is missing of a plan, one run after the other."""
+    new = {
+        task.name: task.settings for task in plan.tasks if not RunDirectory(directory / task.name).resumable()
+    }
+    if len(new) > 1:
+        preflight.check(new, plan.data, on_event)
+    # TensorFlow takes the networks of several runs for one that is compiled over and over, and warns.
+    logging.getLogger("tensorflow").addFilter(_is_no_retracing)
+    results: dict[int, TrainingResult] = {}
+    failures: dict[str, str] = {}
+    for place, task in enumerate(plan.tasks):
+        on_event(Note(f"{task.name}: run {place + 1} of {len(plan.tasks)} in {directory}"))
         try:
-            results.append(_train_one(directory / f"seed{seed}", resolved, data, on_event))
+            results[place] = _train_one(directory / task.name, task, plan.data, on_event, moved)
         except Interrupted as stop:
             raise Interrupted(
-                f"stopped at seed {seed}, saved; {len(results)} of {len(seeds)} runs are finished;"
+                f"stopped in {task.name}, saved; {len(results)} of {len(plan.tasks)} runs are finished;"
                 f" go on with: {run.resume_command(directory)}",
                 stop.exit_code,
             ) from stop
-    columns = {name: [getattr(result, name) for result in results] for name in MEASURED}
+        except RunError as problem:
+            # A rate at which the loss diverges must not keep the others from being tried.
+            failures[task.name] = str(problem)
+            on_event(Note(f"failed: {task.name}: {problem}"))
+    groups = sweep.group([vars(task.settings) for task in plan.tasks])
     return SeriesResult(
         directory,
-        tuple(results),
-        {name: None if None in values else statistics.fmean(values) for name, values in columns.items()},
-        {
-            name: None if None in values or len(values) < 2 else statistics.stdev(values)
-            for name, values in columns.items()
-        },
+        tuple(results.values()),
+        tuple(
+            _group(settings, [results[place] for place in places if place in results])
+            for settings, places in groups
+        ),
+        failures,
     )
 
 
-def _train_one(path: Path, settings: config.Settings, data: str | None, on_event: OnEvent) -> TrainingResult:
-    """Train, resume or take as finished the run of one seed."""
+def _is_no_retracing(record: logging.LogRecord) -> bool:
+    return "retracing" not in str(record.msg)
+
+
+def _group(settings: dict[str, config.Value], results: Sequence[TrainingResult]) -> Group:
+    """Sum up the finished runs of a group."""
+    spreads = {name: sweep.spread([getattr(result, name) for result in results]) for name in MEASURED}
+    means, deviations = ({name: pair[part] for name, pair in spreads.items()} for part in (0, 1))
+    return Group(settings, len(results), means, deviations)
+
+
+def _train_one(
+    path: Path, task: Task, data: str | None, on_event: OnEvent, moved: str | None = None
+) -> TrainingResult:
+    """Train, resume or take as finished one run. ``moved`` is where its data are now, if the user said so."""
     directory = RunDirectory(path)
     if directory.resumable():
-        return training.resume(path, on_event=on_event)
+        return training.resume(path, data=moved, on_event=on_event)
 
     def make_directory() -> RunDirectory:
         with run.saving(path.parent):
             path.mkdir(exist_ok=True)  # one that a kill left before its first checkpoint is taken up
         return directory
 
-    return training.start(settings, make_directory, data, on_event)
+    return training.start(task.settings, make_directory, data, on_event)

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cifarcnn import config, devices, pipeline, presentation, schedules, sources
+from cifarcnn import config, devices, expectations, preflight, presentation, schedules, sources
 from cifarcnn.config import Settings
 from cifarcnn.errors import RunError, UsageError
 from cifarcnn.events import Note, OnEvent, ignore
@@ -19,7 +19,7 @@ from cifarcnn.run import Checkpoint, Progress, RunDirectory
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from cifarcnn.loop import Task
+    from cifarcnn.loop import Task, Training
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,9 @@ def start(
         directory = make_directory()
         on_event(Note(f"run directory: {directory.path}"))
         with directory.locked():
-            training.run(directory)
-            presentation.write_run_report(directory.path, task.validation, task.data)
+            if directory.resumable():
+                raise RunError(f"another process has begun {str(directory.path)!r}; start this one again")
+            _train(training, directory)
     return _result(directory, task.settings, training.progress)
 
 
@@ -160,9 +161,14 @@ def resume(
             if after.epochs != checkpoint.settings.epochs:
                 done = progress.epoch * training.steps + progress.step
                 on_event(Note(schedules.explain_extension(checkpoint.settings, after, training.steps, done)))
-            training.run(directory)
-            presentation.write_run_report(directory.path, task.validation, task.data)
+            _train(training, directory)
     return _result(directory, task.settings, progress)
+
+
+def _train(training: "Training", directory: RunDirectory) -> None:
+    with directory.remembering_failure():
+        training.run(directory)
+        presentation.write_run_report(directory.path, training.task.validation, training.task.data)
 
 
 @contextlib.contextmanager
@@ -223,12 +229,7 @@ def _resumed_settings(checkpoint: Checkpoint, said: "Mapping[str, config.Value]"
 def _prepare(settings: Settings, data: str | Path | None, on_event: OnEvent) -> "Task":
     """Get images and hardware, and say what was chosen."""
     images = sources.load("train", data, on_event)
-    train, validation = pipeline.divide(images, settings)
-    if settings.batch_size > len(train):
-        raise UsageError(
-            f"batch_size is {settings.batch_size}, but there are {len(train)} training images;"
-            " expected at most as many"
-        )
+    train, validation = preflight.divide(images, settings)
     from cifarcnn import backend
 
     hardware = backend.hardware()
@@ -236,6 +237,8 @@ def _prepare(settings: Settings, data: str | Path | None, on_event: OnEvent) -> 
     if choice.warning:
         on_event(Note(f"warning: {choice.warning}"))
     on_event(Note(f"{choice.device}: {choice.reason}"))
+    if expected := expectations.of(settings):
+        on_event(Note(expected.sentence()))
     if settings.deterministic:
         _make_deterministic(choice, on_event)
     from cifarcnn.loop import Task

@@ -3,7 +3,7 @@
 import contextlib
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,7 @@ from cifarcnn.events import ignore
 
 if TYPE_CHECKING:
     from cifarcnn.repeats import SeriesResult
+    from cifarcnn.sweep import Plan
     from cifarcnn.training import TrainingResult
 
 
@@ -34,7 +35,8 @@ def _parse_seeds(_context: click.Context, _option: click.Parameter, text: str | 
     "settings_file",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="TOML file of settings, named as the options are; an option on the command line wins.",
+    help="TOML file of settings, named as the options are; an option on the command line wins. With a table"
+    " [grid] of lists, or tables [[run]], it spans many runs, which are trained one after the other.",
 )
 @click.option(
     "--out",
@@ -59,9 +61,14 @@ def _parse_seeds(_context: click.Context, _option: click.Parameter, text: str | 
 @click.option(
     "--repeat", metavar="N", type=click.IntRange(1, 1000), help="The same for seeds 0, 1, ... up to N - 1."
 )
+@click.option("--task", metavar="N", type=int, help="Train the Nth of these runs alone; the first is 1.")
+@click.option("--tasks", is_flag=True, help="Show how many these runs are, and which; train nothing.")
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr but errors.")
+@click.pass_context
 def train(
+    context: click.Context,
+    /,
     *,
     path: Path | None,
     settings_file: Path | None,
@@ -69,6 +76,8 @@ def train(
     resume: Path | None,
     seeds: list[int] | None,
     repeat: int | None,
+    task: int | None,
+    tasks: bool,
     as_json: bool,
     quiet: bool,
     **settings: config.Value,
@@ -79,42 +88,106 @@ def train(
     recipe replaces them by what each network's author published (`cifarcnn summary ARCH` shows both).
     A validation split chooses the best epoch; the test images are not read.
     """
-    if resume is not None and settings_file is not None:
-        raise click.UsageError("--config cannot be given with --resume: a resumed run keeps its settings")
-    several = [
-        f"--{name}"
-        for name, value in (("seeds", seeds), ("repeat", repeat), ("seed", settings["seed"]))
-        if value is not None
-    ]
-    if len(several) > 1 or (resume is not None and (seeds or repeat)):
-        raise click.UsageError(f"{several[0]} cannot be given with {(*several[1:], '--resume')[0]}")
-    from cifarcnn import repeats, training
+    several = _together(resume, settings_file, seeds, repeat, settings["seed"], task, tasks)
+    from cifarcnn import repeats, sweep
     from cifarcnn.training_display import TrainingDisplay
 
-    result: TrainingResult | SeriesResult
+    seeds = seeds or list(range(repeat or 0))
+    spanning = settings_file is not None and sweep.is_sweep_file(settings_file)
+    if several and not spanning:
+        raise click.UsageError(f"{several} needs --config with a file that has a [grid] or [[run]]")
+    if tasks and settings_file is not None:
+        plan = sweep.read(settings_file, settings, seeds)
+        _show_tasks(plan, repeats.sweep_directory(settings_file, out), as_json)
+        return
     with contextlib.nullcontext(ignore) if quiet else TrainingDisplay() as on_event:
-        if resume is not None and repeats.is_series(resume):
-            if path is not None or any(value is not None for value in settings.values()):
-                raise click.UsageError("several seeds are resumed as they were: give no setting to --resume")
-            result = repeats.resume_seeds(resume, on_event=on_event)
-        elif resume is not None:
-            result = training.resume(resume, data=path, on_event=on_event, **settings)  # type: ignore[arg-type]
-        elif seeds or repeat:
-            del settings["seed"]
-            result = repeats.train_seeds(
-                seeds or range(repeat or 0),
-                out=out, data=path, settings_file=settings_file, on_event=on_event, **settings,
-            )  # fmt: skip
+        common: dict[str, Any] = {"data": path, "on_event": on_event, **settings}
+        if resume is not None:
+            result = _resume(resume, common)
+        elif spanning and settings_file is not None:
+            result = _train_spanned(settings_file, task, {"seeds": seeds, "out": out, **common})
         else:
-            result = training.train(
-                out=out, data=path, settings_file=settings_file, on_event=on_event, **settings
-            )
+            result = _train_plain(seeds, {"settings_file": settings_file, "out": out, **common})
     if as_json:
         console.emit_json(result.as_document())
     elif isinstance(result, repeats.SeriesResult):
         _show_series(result)
     else:
         _show(result)
+    if isinstance(result, repeats.SeriesResult) and result.failures:
+        console.note(f"{len(result.failures)} of {len(result.failures) + len(result.runs)} runs failed")
+        context.exit(1)
+
+
+def _resume(directory: Path, common: dict[str, Any]) -> "TrainingResult | SeriesResult":
+    """Go on with one run, or with several in one directory."""
+    from cifarcnn import repeats, training
+
+    if not repeats.is_series(directory):
+        return training.resume(directory, **common)
+    if any(value is not None for name, value in common.items() if name != "on_event"):
+        raise click.UsageError("several runs are resumed as they were: give no setting to --resume")
+    return repeats.resume_series(directory, on_event=common["on_event"])
+
+
+def _train_spanned(file: Path, task: int | None, common: dict[str, Any]) -> "TrainingResult | SeriesResult":
+    """Train the runs of a file, or one of them."""
+    from cifarcnn import repeats
+
+    if task is None:
+        return repeats.train_sweep(file, **common)
+    return repeats.train_task(file, task, **common)
+
+
+def _train_plain(seeds: list[int], common: dict[str, Any]) -> "TrainingResult | SeriesResult":
+    """Train once, or once for each seed."""
+    from cifarcnn import repeats, training
+
+    if not seeds:
+        return training.train(**common)
+    del common["seed"]
+    return repeats.train_seeds(seeds, **common)
+
+
+def _together(
+    resume: Path | None,
+    settings_file: Path | None,
+    seeds: list[int] | None,
+    repeat: int | None,
+    seed: config.Value,
+    task: int | None,
+    tasks: bool,
+) -> str | None:
+    """Refuse options that exclude each other; return the one of --task and --tasks that is given."""
+    if resume is not None and settings_file is not None:
+        raise click.UsageError("--config cannot be given with --resume: a resumed run keeps its settings")
+    alternatives = (
+        [("seeds", seeds), ("repeat", repeat), ("seed", seed)],
+        [("task", task), ("tasks", tasks or None)],
+    )
+    said = [[f"--{name}" for name, value in choice if value is not None] for choice in alternatives]
+    many = [option for options in said for option in options if option != "--seed"]
+    for options in said:
+        if len(options) > 1:
+            raise click.UsageError(f"{options[0]} cannot be given with {options[1]}")
+    if resume is not None and many:
+        raise click.UsageError(f"{many[0]} cannot be given with --resume")
+    return said[1][0] if said[1] else None
+
+
+def _show_tasks(plan: "Plan", directory: Path, as_json: bool) -> None:
+    """Show which runs a file spans."""
+    if as_json:
+        tasks = [
+            {"task": number, "name": task.name, "settings": plan.said(task)}
+            for number, task in enumerate(plan.tasks, 1)
+        ]
+        document = {"schema": 1, "directory": str(directory), "count": len(tasks), "tasks": tasks}
+        console.emit_json(document)
+        return
+    click.echo(f"{len(plan.tasks)} tasks in {console.printable(str(directory))}")
+    for number, task in enumerate(plan.tasks, 1):
+        click.echo(f"{number:>{len(str(len(plan.tasks)))}}  {task.name}")
 
 
 def _show(result: "TrainingResult") -> None:
@@ -131,7 +204,14 @@ def _show(result: "TrainingResult") -> None:
 
 
 def _show_series(result: "SeriesResult") -> None:
-    """Show a row for each seed, then mean and standard deviation."""
+    """Show a row for each seed, then mean and standard deviation; or, where more differs, all the runs."""
+    if len(result.groups) > 1:
+        from cifarcnn import listing
+        from cifarcnn.commands import runs
+
+        runs.show(listing.gather([result.directory]))
+        click.echo(f"runs: {result.directory}")
+        return
 
     def row(name: str, accuracy: float | None, loss: float | None, speed: float | None) -> str:
         shown = ("-" if accuracy is None else f"{accuracy:.2%}", "-" if loss is None else f"{loss:.4f}",
@@ -141,6 +221,7 @@ def _show_series(result: "SeriesResult") -> None:
     click.echo("seed  val_accuracy  val_loss   images/s")
     for run in result.runs:
         click.echo(row(str(run.seed), run.val_accuracy, run.val_loss, run.images_per_second))
-    for name, figures in (("mean", result.mean), ("std", result.std)):
+    (group,) = result.groups
+    for name, figures in (("mean", group.mean), ("std", group.std)):
         click.echo(row(name, *(figures[key] for key in ("val_accuracy", "val_loss", "images_per_second"))))
     click.echo(f"runs: {result.directory}")

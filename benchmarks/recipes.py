@@ -1,0 +1,196 @@
+"""What each recipe reaches, and at what cost: train and evaluate by the command, seed by seed, and tabulate.
+
+    python benchmarks/recipes.py --arch whiten6 --seeds 5
+    python benchmarks/recipes.py --table
+
+Every seed is one `cifarcnn train` and one `cifarcnn evaluate --tta`, each a process of its own. What they
+measured goes into `benchmarks/recipes.json` at once, so the command may be stopped and called again: seeds
+that are there are not trained again, unless the recipe has changed since. `--table` prints the README's table
+and writes the means into the package, where `cifarcnn summary` and `cifarcnn train` find what to expect.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import harness
+from cifarcnn import architectures, config, expectations, files, summaries
+from harness import HERE, say
+
+RESULTS = HERE / "recipes.json"
+VARYING = ("seed", "device", "precision")
+"""Settings that are no part of a recipe."""
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    names = [row.name for row in architectures.ARCHITECTURES]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--arch", nargs="+", choices=names, default=[])
+    parser.add_argument("--recipe", choices=tuple(config.RECIPES), default="fast")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N-1")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where all that was measured stands")
+    parser.add_argument("--out", type=Path, help="keep the run directories here; default: they are not kept")
+    parser.add_argument("--table", action="store_true", help="print the table, and write the expectations")
+    given = parser.parse_args()
+    if not given.arch and not given.table:
+        parser.error("nothing to do: name architectures with --arch, or ask for the --table")
+    return given
+
+
+def recipe_settings(arch: str, recipe: str) -> dict[str, Any]:
+    """Return the settings that make the recipe."""
+    settings = dataclasses.asdict(config.resolve({"arch": arch, "recipe": recipe}))
+    return {name: value for name, value in settings.items() if name not in VARYING}
+
+
+def command(*words: str) -> dict[str, Any]:
+    """Run a command of ours to its end, and return the document that it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cifarcnn", *words, "--json"], stdout=subprocess.PIPE, check=False
+    )
+    if done.returncode:
+        sys.exit(f"cifarcnn {' '.join(words)} failed with exit code {done.returncode}")
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def measure(arch: str, recipe: str, seed: int, out: Path) -> dict[str, Any]:
+    """Train and evaluate one network."""
+    hardware = harness.machine()
+    trained = command("train", "--arch", arch, "--recipe", recipe, "--seed", str(seed), "--out", str(out))
+    evaluated = command("evaluate", trained["run_dir"], "--tta")
+    environment = json.loads(Path(trained["run_dir"], "environment.json").read_text())
+    return {
+        "arch": arch,
+        "recipe": recipe,
+        "seed": seed,
+        "accuracy": evaluated["accuracy"],
+        "flip": evaluated["tta"]["flip"]["accuracy"],
+        "flip_shift": evaluated["tta"]["flip_shift"]["accuracy"],
+        "val_accuracy": trained["val_accuracy"],
+        "best_epoch": trained["best_epoch"],
+        "train_seconds": trained["train_seconds"],
+        "images_per_second": trained["images_per_second"],
+        "precision": trained["precision"],
+        "device": trained["device"],
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "hardware": hardware,
+        "versions": {
+            name: environment[name]
+            for name in ("cifarcnn", "keras", "tensorflow", "jax", "numpy")
+            if name in environment
+        },
+        "settings": recipe_settings(arch, recipe),
+    }
+
+
+def valid(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the records of recipes as they are now, and say which are not."""
+    kept = []
+    for record in records:
+        if record["settings"] == recipe_settings(record["arch"], record["recipe"]):
+            kept.append(record)
+        else:
+            name = f"{record['arch']} {record['recipe']} seed {record['seed']}"
+            say(f"{name}: the recipe has changed since; left out")
+    return kept
+
+
+def summarise(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row for each architecture and recipe, in the order of the tables of both."""
+    rows = []
+    for row in architectures.ARCHITECTURES:
+        for recipe in config.RECIPES:
+            group = [entry for entry in records if (entry["arch"], entry["recipe"]) == (row.name, recipe)]
+            if group:
+                rows.append(_summary(row.name, recipe, group))
+    return rows
+
+
+def _summary(arch: str, recipe: str, group: list[dict[str, Any]]) -> dict[str, Any]:
+    settings = config.resolve({"arch": arch, "recipe": recipe})
+    hardware = {f"{entry['hardware']['cpu']}, {entry['hardware']['cpus']} cores" for entry in group}
+    return {
+        "arch": arch,
+        "recipe": recipe,
+        "seeds": len(group),
+        "epochs": settings.epochs,
+        "params": architectures.find(arch).params,
+        "flops": summaries.summarise(arch).flops,
+        "training_flops": summaries.training_flops(settings),
+        **{
+            name: {
+                "mean": statistics.mean(entry[name] for entry in group),
+                "std": statistics.stdev(entry[name] for entry in group) if len(group) > 1 else None,
+            }
+            for name in ("accuracy", "flip_shift", "train_seconds")
+        },
+        "hardware": "; ".join(sorted(hardware)),
+        "precision": ", ".join(sorted({entry["precision"] for entry in group})),
+        "versions": group[-1]["versions"],
+    }
+
+
+def show(rows: list[dict[str, Any]]) -> str:
+    """Return the Markdown table."""
+
+    def percent(spread: dict[str, float | None]) -> str:
+        mean, std = spread["mean"], spread["std"]
+        return f"{100 * (mean or 0):.2f}" + ("" if std is None else f" ± {100 * std:.2f}")
+
+    costs = ("parameters", "MFLOPs", "PFLOP", "epochs", "seeds", "minutes")
+    header = ("network", "recipe", *costs, "accuracy %", "views %")
+    return harness.table(
+        header,
+        [
+            (
+                row["arch"],
+                row["recipe"],
+                f"{row['params']:,}",
+                f"{row['flops'] / 1e6:.0f}",
+                f"{row['training_flops'] / 1e15:.3g}",
+                str(row["epochs"]),
+                str(row["seeds"]),
+                f"{row['train_seconds']['mean'] / 60:.1f}",
+                percent(row["accuracy"]),
+                percent(row["flip_shift"]),
+            )
+            for row in rows
+        ],
+    )
+
+
+def main() -> None:
+    """Measure what is missing, then tabulate if asked."""
+    given = arguments()
+    records = json.loads(given.results.read_text())["records"] if given.results.exists() else []
+    records = valid(records)
+    for arch in given.arch:
+        for seed in range(given.seeds):
+            if any((arch, given.recipe, seed) == (r["arch"], r["recipe"], r["seed"]) for r in records):
+                continue
+            with tempfile.TemporaryDirectory() as directory:
+                records.append(measure(arch, given.recipe, seed, given.out or Path(directory)))
+            files.write_text(given.results, json.dumps({"schema": 1, "records": records}, indent=1) + "\n")
+            last = records[-1]
+            say(
+                f"{arch} {given.recipe} seed {seed}: {100 * last['accuracy']:.2f} %, with views"
+                f" {100 * last['flip_shift']:.2f} %, {last['train_seconds']:.0f} s"
+            )
+    if given.table:
+        rows = summarise(records)
+        print(show(rows))
+        document = {"schema": 1, "rows": rows}
+        files.write_text(expectations.PATH, json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""What a training is expected to reach and to take: the means that ``benchmarks/recipes.py`` measured.
+
+Only measured figures stand here, each with its hardware; a training whose settings are not a recipe's own has
+no expectation.
+"""
+
+import dataclasses
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from cifarcnn import config
+from cifarcnn.config import Settings
+
+PATH = Path(__file__).with_name("expectations.json")
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a recipe gave. Accuracies are shares of the test images; times are seconds of training.
+
+    Attributes:
+        seeds: how many trainings it was.
+        accuracy, flip_shift: the mean, plain and with test-time views.
+        accuracy_std, flip_shift_std: the standard deviation over seeds, None for a single one.
+        train_seconds: the mean.
+        training_flops: of a whole training.
+        hardware, precision: on what, and in which arithmetic.
+    """
+
+    arch: str
+    recipe: str
+    seeds: int
+    accuracy: float
+    accuracy_std: float | None
+    flip_shift: float
+    flip_shift_std: float | None
+    train_seconds: float
+    training_flops: float
+    hardware: str
+    precision: str
+
+    def sentence(self) -> str:
+        """Say it in one line."""
+        seeds = "1 run" if self.seeds == 1 else f"{self.seeds} runs"
+        accuracy = (
+            f"{100 * self.accuracy:.1f} % on the test images ({100 * self.flip_shift:.1f} % with views)"
+        )
+        time = duration(self.train_seconds)
+        return f"expect {accuracy} after {time}: the mean of {seeds} on {self.hardware}, {self.precision}"
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time as people say it."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+
+
+@functools.cache
+def table() -> dict[tuple[str, str], Expectation]:
+    """Return what was measured, by architecture and recipe."""
+    found = {}
+    for row in json.loads(PATH.read_text(encoding="utf-8"))["rows"]:
+        found[row["arch"], row["recipe"]] = Expectation(
+            arch=row["arch"],
+            recipe=row["recipe"],
+            seeds=row["seeds"],
+            accuracy=row["accuracy"]["mean"],
+            accuracy_std=row["accuracy"]["std"],
+            flip_shift=row["flip_shift"]["mean"],
+            flip_shift_std=row["flip_shift"]["std"],
+            train_seconds=row["train_seconds"]["mean"],
+            training_flops=row["training_flops"],
+            hardware=row["hardware"],
+            precision=row["precision"],
+        )
+    return found
+
+
+def of(settings: Settings) -> Expectation | None:
+    """Return what is expected of a training, None if it is not a recipe as it was measured."""
+    recipe = config.resolve({"arch": settings.arch, "recipe": settings.recipe})
+    free = {"seed": 0, "device": "auto", "precision": "auto", "deterministic": False}
+    if dataclasses.replace(settings, **free) != dataclasses.replace(recipe, **free):  # type: ignore[arg-type]
+        return None
+    return table().get((settings.arch, settings.recipe))

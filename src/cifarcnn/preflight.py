@@ -1,0 +1,56 @@
+"""What can be refused before a training begins because it does not suit the images or the hardware."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from cifarcnn import devices, pipeline, sources
+from cifarcnn.cifar10 import Images
+from cifarcnn.config import Settings
+from cifarcnn.errors import UsageError
+from cifarcnn.events import OnEvent
+
+
+def divide(images: Images, settings: Settings) -> tuple[Images, Images | None]:
+    """Divide the images as ``pipeline.divide``, and refuse batches that they do not fill.
+
+    Raises:
+        UsageError: there are too few images.
+    """
+    train, validation = pipeline.divide(images, settings)
+    if settings.batch_size > len(train):
+        raise UsageError(
+            f"batch_size is {settings.batch_size}, but there are {len(train)} training images;"
+            " expected at most as many"
+        )
+    return train, validation
+
+
+def check(runs: Mapping[str, Settings], data: str | Path | None, on_event: OnEvent) -> None:
+    """Refuse what one of several runs would be refused for, before the first of them is trained.
+
+    Args:
+        runs: the settings of each run, by its name.
+        data: where the data set is.
+        on_event: told of a download.
+
+    Raises:
+        UsageError: there are too few images for a run, or its device or arithmetic cannot be had.
+        DataError: the data set cannot be had.
+    """
+    from cifarcnn import backend
+
+    images = sources.load("train", data, on_event)
+    # Dividing copies images; that there are enough can be told from the labels alone.
+    labels = dataclasses.replace(images, images=images.images[:, :0])
+    hardware = backend.hardware()
+    seen = set()
+    for name, wanted in runs.items():
+        limits = (wanted.val_size, wanted.train_size, wanted.batch_size, wanted.device, wanted.precision)
+        if limits not in seen:
+            seen.add(limits)
+            try:
+                divide(labels, wanted)
+                devices.choose(hardware, wanted.device, wanted.precision)
+            except UsageError as problem:
+                raise UsageError(f"{name}: {problem}") from None

@@ -1,0 +1,83 @@
+"""What a recipe is expected to reach: taken from what was measured, and from nothing else."""
+
+import dataclasses
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+
+from cifarcnn import config, expectations
+from conftest import Run
+
+REPOSITORY = Path(__file__).parents[1]
+RECORDS = json.loads((REPOSITORY / "benchmarks" / "recipes.json").read_text())["records"]
+
+
+def test_expectations_are_the_means_of_what_was_measured() -> None:
+    """Every row in the package follows from the records beside the benchmark, and every record counts."""
+    table = expectations.table()
+    assert sum(row.seeds for row in table.values()) == len(RECORDS)
+    for (arch, recipe), row in table.items():
+        group = [entry for entry in RECORDS if (entry["arch"], entry["recipe"]) == (arch, recipe)]
+        assert len({entry["seed"] for entry in group}) == len(group) == row.seeds
+        for name in ("accuracy", "flip_shift", "train_seconds"):
+            assert getattr(row, name) == pytest.approx(statistics.mean(entry[name] for entry in group))
+
+
+def test_records_are_of_the_recipes_as_they_are() -> None:
+    """A recipe that was changed after it was measured must be measured again."""
+    for entry in RECORDS:
+        settings = config.resolve({"arch": entry["arch"], "recipe": entry["recipe"]})
+        resolved = dataclasses.asdict(settings)
+        for name, value in entry["settings"].items():
+            assert resolved[name] == value, (entry["arch"], name)
+
+
+def test_the_readme_shows_the_table() -> None:
+    """Each row of the README's table of results holds the means of the records."""
+    lines = (REPOSITORY / "README.md").read_text().splitlines()
+    for (arch, recipe), row in expectations.table().items():
+        (line,) = [line for line in lines if line.startswith(f"| `{arch}` | {recipe} |")]
+        cells = [cell.strip() for cell in line.split("|")]
+        assert f"{100 * row.accuracy:.2f}" in cells[-3]
+        assert f"{100 * row.flip_shift:.2f}" in cells[-2]
+        assert f"{row.train_seconds / 60:.1f}" in cells
+        assert str(row.seeds) in cells
+
+
+def test_only_a_recipe_as_it_stands_has_an_expectation() -> None:
+    """Another seed, device or precision is the same recipe; other epochs are not."""
+    arch, recipe = next(iter(expectations.table()))
+    settings = config.resolve({"arch": arch, "recipe": recipe, "seed": 7, "device": "cpu"})
+    assert expectations.of(settings) is not None
+    assert expectations.of(dataclasses.replace(settings, epochs=settings.epochs + 1)) is None
+    assert expectations.of(config.resolve({"arch": arch, "recipe": recipe, "shift": 9})) is None
+
+
+def test_an_expectation_is_said_in_one_line() -> None:
+    """Accuracy, time, how many runs, and on what."""
+    row = next(iter(expectations.table().values()))
+    line = row.sentence()
+    assert f"{100 * row.accuracy:.1f} %" in line
+    assert row.hardware in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(33.4, "33 s"), (99.4, "99 s"), (100, "1.7 min"), (983, "16.4 min")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    """Seconds below a hundred, then minutes."""
+    assert expectations.duration(seconds) == text
+
+
+def test_summary_shows_cost_and_expectation(cifarcnn: Run) -> None:
+    """For a recipe that was measured: its accuracy; for any: its floating-point operations."""
+    (arch, recipe), row = next(iter(expectations.table().items()))
+    document = json.loads(cifarcnn("summary", arch, "--json").stdout)
+    assert document["recipes"][recipe]["expected"]["accuracy"] == row.accuracy
+    assert document["recipes"][recipe]["training_flops"] == row.training_flops
+    shown = cifarcnn("summary", arch).stdout
+    assert f"{100 * row.accuracy:.2f} %" in shown
+    assert f"{row.training_flops / 1e15:.3g}" in shown
