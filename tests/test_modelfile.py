@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import models
-from cifarcnn import modelfile
+from cifarcnn import boxed, modelfile
 from cifarcnn.errors import ModelError
 
 
@@ -86,12 +86,11 @@ def test_answers_do_not_depend_on_the_batch(opened: modelfile.Model) -> None:
 
 
 def test_a_run_directory_stands_for_its_best_model(good: Path, tmp_path: Path) -> None:
-    """A directory is resolved to best.keras, or refused with what it is."""
+    """A directory is resolved to best.keras, to itself if it is a SavedModel, or refused."""
     with pytest.raises(ModelError, match=r"holds no best\.keras"):
         modelfile.resolve(tmp_path)
     (tmp_path / "saved_model.pb").touch()
-    with pytest.raises(ModelError, match="SavedModel"):
-        modelfile.resolve(tmp_path)
+    assert modelfile.resolve(tmp_path) == tmp_path
     (tmp_path / "best.keras").write_bytes(good.read_bytes())
     assert modelfile.resolve(tmp_path) == tmp_path / "best.keras"
     assert modelfile.read_metadata(tmp_path)["arch"] == "tiny"
@@ -142,3 +141,19 @@ def test_other_tasks_are_refused(tmp_path: Path) -> None:
         model.save(tmp_path / f"{name}.keras")
         with pytest.raises(ModelError, match=reason):
             modelfile.load(tmp_path / f"{name}.keras")
+
+
+def test_boxed_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands for the model that comes with the package, unless something here is called so."""
+    monkeypatch.chdir(tmp_path)
+    assert modelfile.resolve(Path("boxed")) == boxed.PATH
+    (tmp_path / "boxed").write_text("mine")
+    assert modelfile.resolve(Path("boxed")) == Path("boxed")
+
+
+def test_paths_that_cannot_be_looked_at_are_one_line(tmp_path: Path) -> None:
+    """A name that is too long, and a link to nothing, which is no reason to suggest itself."""
+    (tmp_path / "best.keras").symlink_to("gone.keras")
+    for name, reason in (("a" * 300, "File name too long"), ("best.keras", "is a link to gone.keras, which")):
+        with pytest.raises(ModelError, match=reason):
+            modelfile.resolve(tmp_path / name)

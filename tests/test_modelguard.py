@@ -140,7 +140,7 @@ def test_foreign_files_are_named(good: Path, tmp_path: Path) -> None:
         "text.keras": (b"hello there\n", "a text file"),
         "empty.keras": (b"", "empty"),
         "picture.keras": (b"\x89PNG\r\n\x1a\n" + bytes(40), "a picture"),
-        "model.tflite": (b"\x1c\0\0\0TFL3" + bytes(40), "LiteRT"),
+        "model.tflite": (b"\x1c\0\0\0TFL3" + bytes(40), "not opened"),
         "noise.keras": (bytes(range(128, 256)), "no Keras file"),
         "cut.keras": (good.read_bytes()[:-100], "cut short"),
         "more.keras": (good.read_bytes() + b"more", "foreign data at its end"),

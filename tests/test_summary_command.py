@@ -55,3 +55,10 @@ def test_a_missing_model_file_is_one_line(cifarcnn: Run) -> None:
     assert done.returncode == 1
     assert "nowhere/model.keras" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_name_too_long_for_a_file_is_unknown(cifarcnn: Run) -> None:
+    """It can be no model, so it is an architecture that is not there."""
+    done = cifarcnn("summary", "a" * 300)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("error: unknown architecture")

@@ -33,7 +33,7 @@ def load() -> str:
         # acted on afterwards.
         stop = StopRequest()
         try:
-            with stop, _quiet_stderr():
+            with stop, quiet_stderr():
                 import keras
 
                 if keras.backend.backend() == "tensorflow":
@@ -57,7 +57,7 @@ def load() -> str:
 def hardware() -> devices.Hardware:
     """Ask the framework and the operating system what there is to compute on."""
     backend = load()
-    with _quiet_stderr():
+    with quiet_stderr():
         gpus = _tensorflow_gpus() if backend == "tensorflow" else _jax_gpus()
     return devices.Hardware(
         backend=backend,
@@ -188,7 +188,7 @@ def _jax_gpus() -> tuple[devices.Gpu, ...]:
 
 
 @contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
+def quiet_stderr() -> Iterator[None]:
     """Hold back what native libraries write to file descriptor 2; show it if the block fails.
 
     Ctrl-C is no failure: the chatter is then dropped.

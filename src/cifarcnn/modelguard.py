@@ -5,13 +5,16 @@ names, and allocates whatever its sizes ask for. So the archive, the description
 here first: what they hold, what they name, how large they are. ``cifarcnn.modelfile`` loads what passed.
 """
 
+import contextlib
 import io
 import json
 import os
 import stat
+import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cifarcnn.errors import ModelError
 
@@ -22,6 +25,13 @@ LARGEST_MEMBER = {CONFIG: 16 << 20, KERAS_METADATA: 1 << 20, WEIGHTS: 512 << 20,
 
 LARGEST_EXPANSION = 100
 """Keras stores without compression and random weights barely compress: more than this is a bomb."""
+
+SMALLEST_BATCH = 8
+"""A batch of one takes another path through the convolutions, whose sums differ in the last digits."""
+
+MOST_PARAMETERS = 100_000_000
+LARGEST_ACTIVATION = 1 << 20
+"""Numbers per image that one layer may put out; the widest published CIFAR-10 networks need two thirds."""
 
 DEEPEST_CONFIG = 64
 MOST_LAYERS = 2_000
@@ -91,14 +101,7 @@ def read_members(path: Path, *names: str) -> dict[str, bytes]:
     Raises:
         ModelError: there is no such file, or it is not a sound Keras archive.
     """
-    try:
-        # Without O_NONBLOCK, opening a FIFO waits for a writer before its kind can be seen.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as problem:
-        raise ModelError(f"cannot read the model {path}: {problem.strerror}") from problem
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ModelError(f"{path} is not a regular file; expected a .keras file or a run directory")
+    with open_regular(path) as file:
         _check_is_small_zip(path, file)
         try:
             with zipfile.ZipFile(file) as archive:
@@ -109,6 +112,41 @@ def read_members(path: Path, *names: str) -> dict[str, bytes]:
             raise ModelError(f"the model {path} is damaged: {problem}; train or copy it again") from problem
         except (NotImplementedError, RuntimeError) as problem:
             raise ModelError(f"the model {path} is not a Keras file: {problem}") from problem
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file that a model is to be read from.
+
+    Raises:
+        ModelError: there is none, it cannot be read, or it is a FIFO, a device or a directory.
+    """
+    try:
+        # Without O_NONBLOCK, opening a FIFO waits for a writer before its kind can be seen.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as problem:
+        raise ModelError(f"cannot read the model {path}: {problem.strerror}") from problem
+    file = os.fdopen(descriptor, "rb")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise ModelError(f"{path} is not a regular file; expected a model file or a run directory")
+    return file
+
+
+@contextlib.contextmanager
+def place_to_try(path: Path) -> Iterator[Path]:
+    """Give a directory of our own for a copy of a model, which is removed afterwards.
+
+    Raises:
+        ModelError: there is no room for it.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            yield Path(directory)
+    except OSError as problem:
+        raise ModelError(
+            f"cannot copy the model {path} to {tempfile.gettempdir()} to try it: "
+            f"{problem.strerror or problem}; make room there, or name another directory in TMPDIR"
+        ) from problem
 
 
 def _check_is_small_zip(path: Path, file: Any) -> None:
@@ -123,13 +161,18 @@ def _check_is_small_zip(path: Path, file: Any) -> None:
     if size > sum(LARGEST_MEMBER.values()) + (1 << 20):
         raise ModelError(f"the model {path} has {size:,} bytes; at most 512 MiB are accepted")
     file.seek(max(size - 42, 0))
-    tail = file.read().rjust(42, b"\0")
+    check_zip_end(path, file.read())
+    file.seek(0)
+
+
+def check_zip_end(path: Path, end: bytes) -> None:
+    """Refuse the last bytes of a file, 42 or more, unless a zip's small directory ends there."""
+    tail = end[-42:].rjust(42, b"\0")
     end, locator64 = tail[20:], tail[:4]
     if not end.startswith(b"PK\x05\x06") or not end.endswith(b"\0\0"):
         raise ModelError(f"the model {path} is cut short or has foreign data at its end; copy it again")
     if locator64 == b"PK\x06\x07" or int.from_bytes(end[12:16], "little") > 1 << 16:
         raise ModelError(f"the model {path} has an outsized archive directory; it is not a Keras file")
-    file.seek(0)
 
 
 def _kind(start: bytes) -> str:
@@ -137,8 +180,6 @@ def _kind(start: bytes) -> str:
     for signature, kind in SIGNATURES:
         if start.startswith(signature):
             return kind
-    if start[4:8] == b"TFL3":
-        return "an exported LiteRT model"
     text = all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start)
     return ("a text file" if text else "no Keras file") if start else "empty"
 
@@ -164,6 +205,13 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
     if missing or len(names) != len(set(names)):
         fault = f"lacks {', '.join(sorted(missing))}" if missing else "has a member twice"
         raise ModelError(f"{path} is not a whole Keras model: it {fault}")
+
+
+def write_archive(path: Path, members: dict[str, bytes]) -> None:
+    """Write a zip whose bytes depend on its members alone."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in sorted(members):
+            archive.writestr(zipfile.ZipInfo(name), members[name])
 
 
 def parse_json(path: Path, name: str, data: bytes) -> dict[str, Any]:

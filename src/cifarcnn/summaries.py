@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cifarcnn import architectures, config, modelfile
+from cifarcnn import architectures, boxed, config, expectations, exportsummary, modelfile
 from cifarcnn.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,11 +42,12 @@ class Summary:
         return {"schema": 1, **dataclasses.asdict(self)}
 
 
-def summarise(name: str | Path) -> Summary:
-    """Describe an architecture or a model file.
+def summarise(name: str | Path) -> Summary | exportsummary.ExportSummary:
+    """Describe an architecture or a model.
 
     Args:
-        name: an architecture's name, or the path of a ``.keras`` file or run directory.
+        name: an architecture's name, the path of a ``.keras`` file, run directory or exported
+            model, or ``boxed``.
 
     Raises:
         UsageError: it is neither.
@@ -58,10 +60,15 @@ def summarise(name: str | Path) -> Summary:
         backend.load()
         return describe(architectures.build(str(name)), str(name))
     path = Path(name)
-    if not path.exists() and path.suffix != ".keras" and path.name == str(name):
+    if (
+        str(name) != boxed.NAME
+        and not os.path.exists(path)
+        and path.suffix != ".keras"
+        and path.name == str(name)
+    ):
         architectures.find(str(name))
         raise UsageError(f"no model file {str(name)!r}")
-    return describe(modelfile.load(path).network, str(name))
+    return exportsummary.describe(path) or describe(modelfile.load(path).keras, str(name))
 
 
 def describe(network: "keras.Model", name: str) -> Summary:
@@ -72,7 +79,7 @@ def describe(network: "keras.Model", name: str) -> Summary:
 
 
 def overview() -> list[dict[str, Any]]:
-    """Describe every architecture: name, params, flops, summary, published."""
+    """Describe every architecture: name, params, flops, summary, published, and what its recipes reach."""
     from cifarcnn import backend
 
     backend.load()
@@ -80,16 +87,71 @@ def overview() -> list[dict[str, Any]]:
     for row in architectures.ARCHITECTURES:
         flops = describe(architectures.build(row.name), row.name).flops
         facts = {"name": row.name, "params": row.params, "flops": flops}
-        rows.append({**facts, "summary": row.summary, "published": row.published})
+        expected = {
+            recipe: dataclasses.asdict(found)
+            for (arch, recipe), found in expectations.table().items()
+            if arch == row.name
+        }
+        rows.append({**facts, "summary": row.summary, "published": row.published, "expected": expected})
     return rows
 
 
-def recipes(arch: str) -> dict[str, dict[str, config.Value]]:
-    """Return the settings of every recipe for an architecture."""
-    return {
-        recipe: dataclasses.asdict(config.resolve({"arch": arch, "recipe": recipe}))
-        for recipe in config.RECIPES
-    }
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe of an architecture: its settings, its cost, and what it reached where it was measured."""
+
+    settings: config.Settings
+    training_flops: int
+    expected: expectations.Expectation | None
+
+
+def recipes(arch: str) -> dict[str, Recipe]:
+    """Return every recipe of an architecture by its name."""
+    found = {}
+    for recipe, table in config.RECIPES.items():
+        if arch in table:
+            settings = config.resolve({"arch": arch, "recipe": recipe})
+            found[recipe] = Recipe(settings, training_flops(settings), expectations.of(settings))
+    return found
+
+
+def training_flops(settings: config.Settings, images: int = 50_000) -> int:
+    """Return the floating-point operations of a whole training, validation not included.
+
+    Counted are the convolutions and dense layers of each step: the answers, the gradient of each layer's
+    weights, and that of each layer's input where a trainable layer comes before.
+
+    Args:
+        settings: of which the architecture, the epochs, the batch size, the images and their sides count.
+        images: all that the training is given; ``val_size`` of them are held out.
+    """
+    from cifarcnn import backend
+
+    backend.load()
+    import keras
+
+    network = architectures.build(settings.arch)
+    count = min(settings.train_size or images, images - settings.val_size)
+    count -= count % settings.batch_size
+    total, costs = 0, {}
+    for side in config.side_of_epoch(settings):
+        if side not in costs:
+            inputs = keras.Input((side, side, 3))
+            smaller = network if side == config.FULL_SIDE else keras.models.clone_model(network, inputs)
+            costs[side] = _step_flops(smaller)
+        total += count * costs[side]
+    return total
+
+
+def _step_flops(network: "keras.Model") -> int:
+    """Return the operations by which one image trains a network whose layers form a line."""
+    total, trainable_before = 0, False
+    for layer in network.layers:
+        flops = _layer(layer).flops
+        trainable = bool(layer.trainable_weights)
+        total += flops * (1 + trainable + trainable_before)
+        trainable_before = trainable_before or trainable
+    return total
 
 
 def _layer(layer: "keras.layers.Layer") -> Layer:

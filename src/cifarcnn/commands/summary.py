@@ -1,5 +1,7 @@
 """``cifarcnn summary``: a network's layers, or all architectures in one table."""
 
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,9 +11,18 @@ from rich.table import Table
 
 from cifarcnn import architectures, config, console
 from cifarcnn.commands.options import json_option
+from cifarcnn.expectations import Expectation, duration
 
 if TYPE_CHECKING:
-    from cifarcnn.summaries import Summary
+    from cifarcnn.exportsummary import ExportSummary
+    from cifarcnn.summaries import Recipe, Summary
+
+EXPECTED: dict[str, Callable[[Expectation], str]] = {
+    "test accuracy": lambda expected: f"{100 * expected.accuracy:.2f} %",
+    "with views": lambda expected: f"{100 * expected.flip_shift:.2f} %",
+    "training time": lambda expected: duration(expected.train_seconds),
+}
+"""What to expect of a recipe, and how it is shown."""
 
 
 @click.command()
@@ -20,6 +31,7 @@ if TYPE_CHECKING:
 def summary(name: str | None, as_json: bool) -> None:
     """Show the layers of an architecture or of a model file, or, without a name, all architectures.
 
+    Of an exported model, and of 'boxed', the model that comes with the program, it shows how it was made.
     FLOPs are counted per image: two for each multiply-accumulate of the convolutions and dense layers.
     """
     from cifarcnn import summaries
@@ -32,11 +44,18 @@ def summary(name: str | None, as_json: bool) -> None:
             _show_all(rows)
         return
     found = summaries.summarise(name)
+    known = name in {row.name for row in architectures.ARCHITECTURES}
     if as_json:
-        console.emit_json(found.as_document())
+        recipes = (
+            {recipe: asdict(facts) for recipe, facts in summaries.recipes(name).items()} if known else {}
+        )
+        console.emit_json({**found.as_document(), **({"recipes": recipes} if known else {})})
+        return
+    if not isinstance(found, summaries.Summary):
+        _show_export(found)
         return
     _show_layers(found)
-    if name in {row.name for row in architectures.ARCHITECTURES}:
+    if known:
         _show_recipes(summaries.recipes(name))
 
 
@@ -45,10 +64,14 @@ def _show_all(rows: "list[dict[str, Any]]") -> None:
     table.add_column("name")
     table.add_column("parameters", justify="right")
     table.add_column("MFLOPs", justify="right")
-    table.add_column("layers and published result")
+    table.add_column("layers, published result, and what to expect")
     for row in rows:
         cells = (row["name"], f"{row['params']:,}", f"{row['flops'] / 1e6:.1f}")
-        table.add_row(*cells, f"{row['summary']} ({row['published']})")
+        lines = [row["summary"] + (f" ({row['published']})" if row["published"] else "")]
+        for recipe, expected in row["expected"].items():
+            accuracy, time = 100 * expected["accuracy"], duration(expected["train_seconds"])
+            lines.append(f"{recipe}: {accuracy:.1f} % in {time}")
+        table.add_row(*cells, "\n".join(lines))
     console.stdout.print(table)
 
 
@@ -69,14 +92,45 @@ def _show_layers(found: "Summary") -> None:
     )
 
 
-def _show_recipes(recipes: "dict[str, dict[str, config.Value]]") -> None:
+def _show_export(found: "ExportSummary") -> None:
+    """Print a line for each fact, those of a fact's own below it."""
+    click.echo(f"{console.printable(found.name)}: an exported model ({found.format}) without Keras layers")
+    facts = {"bytes": f"{found.size:,}", "sha256": found.sha256 or "none: a directory", **found.metadata}
+    for name, value in facts.items():
+        if name in ("schema", "classes"):
+            continue
+        if isinstance(value, dict):
+            click.echo(f"  {console.printable(name)}")
+            for inner, fact in value.items():
+                click.echo(f"    {console.printable(inner):<22} {_one_line(fact)}")
+        else:
+            click.echo(f"  {console.printable(name):<24} {_one_line(value)}")
+
+
+def _one_line(value: Any) -> str:
+    """Show a stored fact, whatever it is, on one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{console.printable(name)} {_one_line(fact)}" for name, fact in value.items())
+    return console.printable(str(value))
+
+
+def _show_recipes(recipes: "dict[str, Recipe]") -> None:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("setting")
     for recipe in recipes:
         table.add_column(recipe, justify="right")
     for setting in config.FIELDS:
         if setting not in ("arch", "recipe"):
-            values = (recipe[setting] for recipe in recipes.values())
+            values = (getattr(recipe.settings, setting) for recipe in recipes.values())
             table.add_row(setting, *("all" if value is None else f"{value}" for value in values))
+    table.add_section()
+    table.add_row("PFLOP to train", *(f"{recipe.training_flops / 1e15:.3g}" for recipe in recipes.values()))
+    for fact, show in EXPECTED.items():
+        cells = [show(recipe.expected) if recipe.expected else "not measured" for recipe in recipes.values()]
+        table.add_row(fact, *cells)
     console.stdout.print()
     console.stdout.print(table)
+    for recipe, facts in recipes.items():
+        if facts.expected:
+            expected = facts.expected
+            click.echo(f"{recipe}: the mean of {expected.seeds} on {expected.hardware}, {expected.precision}")

@@ -1,0 +1,48 @@
+"""The model that comes with the package, so that ``cifarcnn predict`` answers at once.
+
+It is a LiteRT file of float16 weights, made out of an ordinary run by ``benchmarks/box.py``, which measures
+it on the test images and writes what it found, and how the run was trained, into the file's metadata. Beside
+it lies its SHA-256: a file of that checksum is opened without the precautions that other files get.
+"""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+NAME = "boxed"
+"""What stands for the model on the command line."""
+
+DIRECTORY = Path(__file__).with_name("boxed")
+PATH = DIRECTORY / "model.tflite"
+CHECKSUM = DIRECTORY / "model.tflite.sha256"
+LARGEST = 10 << 20
+"""Bytes that the file may have, its metadata included."""
+
+
+@cache
+def sha256() -> str:
+    """Return the checksum that the boxed model was packaged with; empty if none was."""
+    return CHECKSUM.read_text(encoding="ascii").split()[0] if CHECKSUM.exists() else ""
+
+
+def is_boxed(data: bytes) -> bool:
+    """Say whether these are the bytes of the boxed model."""
+    return len(data) <= LARGEST and hashlib.sha256(data).hexdigest() == sha256()
+
+
+def provenance() -> dict[str, Any]:
+    """Return how the boxed model was made, and what it was measured at.
+
+    Returns:
+        ``command`` that trained it, ``seed``, ``versions``, ``hardware``, ``date`` of the boxing,
+        ``test_accuracy`` (plain) and ``test_accuracy_views`` (averaged over mirrored and shifted views), both
+        as shares, ``exported_from`` the SHA-256 of the Keras model, ``sha256`` of the file itself.
+
+    Raises:
+        ModelError: the file is missing or damaged.
+    """
+    from cifarcnn import exported
+
+    found = exported.read_metadata(PATH, "litert").get("provenance", {})
+    return {**found, "sha256": hashlib.sha256(PATH.read_bytes()).hexdigest()}

@@ -1,0 +1,69 @@
+"""The model that comes with the package: there, whole, accounted for, and answering without a framework."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import exports
+from cifarcnn import boxed, evaluation, modelfile, prediction
+from conftest import Run
+
+
+def test_the_file_is_what_was_packaged() -> None:
+    """Its checksum is the recorded one, it is small enough to carry about, and in half precision."""
+    data = boxed.PATH.read_bytes()
+    assert hashlib.sha256(data).hexdigest() == boxed.sha256()
+    assert boxed.is_boxed(data)
+    assert not boxed.is_boxed(data[:-1])
+    assert len(data) <= 10 << 20
+    assert modelfile.read_metadata(boxed.PATH)["weights"] == "float16"
+
+
+def test_its_origin_is_told(cifarcnn: Run) -> None:
+    """The command that trained it, its seed, versions, date, and what it was measured at."""
+    found = boxed.provenance()
+    assert found["command"].startswith("cifarcnn train --arch ")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["date"])
+    assert {"keras", "tensorflow"} <= set(found["versions"])
+    assert 0.5 < found["test_accuracy"] < found["test_accuracy_views"] < 1
+    shown = json.loads(cifarcnn("summary", "boxed", "--json").stdout)
+    assert shown["sha256"] == found["sha256"]
+    assert shown["metadata"]["provenance"] == {name: found[name] for name in found if name != "sha256"}
+    assert found["command"] in cifarcnn("summary", "boxed").stdout
+
+
+def test_it_is_as_accurate_as_it_says(data_directory: Path) -> None:
+    """Evaluation of the installed file gives the recorded figure, of which one image in 500 may differ."""
+    measured = evaluation.evaluate("boxed", data=data_directory)
+    assert abs(measured.metrics.accuracy - boxed.provenance()["test_accuracy"]) <= 0.002
+
+
+def test_it_is_the_model_where_none_is_named(cifarcnn: Run, tmp_path: Path) -> None:
+    """Without training anything, pictures are answered; a run lying about changes nothing."""
+    Image.fromarray(exports.IMAGES[0]).save(tmp_path / "p.png")
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "best.keras").write_text("not looked at")
+    done = cifarcnn("predict", "p.png", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "model: boxed" in done.stderr
+    assert "LiteRT, " in done.stderr
+    (answer,) = json.loads(done.stdout)["predictions"]
+    named = next(iter(prediction.predict([tmp_path / "p.png"], model="boxed")))
+    assert isinstance(named, prediction.Prediction)
+    assert answer["probability"] == np.float64(named.top[0].probability)
+
+
+def test_answering_imports_no_framework(tmp_path: Path) -> None:
+    """Neither Keras nor TensorFlow, and of the other commands nothing."""
+    Image.fromarray(exports.IMAGES[0]).save(tmp_path / "p.png")
+    done = exports.plainly(
+        "import sys; from cifarcnn.cli import cli\n"
+        f"cli.main(['predict', {str(tmp_path / 'p.png')!r}], standalone_mode=False)\n"
+        "heavy = ('keras', 'tensorflow', 'jax', 'h5py', 'onnx', 'matplotlib', 'http.client', 'rich.table')\n"
+        "print('loaded:', [name for name in heavy if name in sys.modules])\n"
+    )
+    assert done.stdout.endswith("loaded: []\n"), done.stderr

@@ -1,0 +1,261 @@
+"""Exported models: they answer as Keras does, carry its metadata, and appear whole or not at all."""
+
+import errno
+import hashlib
+import json
+import os
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import exports
+from cifarcnn import conversion, evaluation, exporting, modelfile
+from cifarcnn.cli import cli
+from cifarcnn.errors import ModelError, UsageError
+from cifarcnn.events import Event, Note
+from cifarcnn.exported import GRAPH
+from conftest import Run
+
+METADATA = {"arch": "modern", "classes": ["airplane"], "seed": 3, "temperature": 1.5, "val_size": 5000}
+FORMATS = {"litert": "m.tflite", "onnx": "m.onnx", "saved-model": "m_saved_model"}
+pytestmark = pytest.mark.filterwarnings(
+    # What the converters say of coming versions of NumPy, Keras and Python while they are imported.
+    "ignore::FutureWarning",
+    "ignore::DeprecationWarning",
+    "ignore::UserWarning",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory with a network of every layer we use."""
+    folder = tmp_path_factory.mktemp("exports")
+    (folder / "run").mkdir()
+    modelfile.save(exports.modern(), folder / "run" / "best.keras", METADATA)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def keras_answers(folder: Path) -> np.ndarray:
+    """What Keras answers."""
+    return modelfile.load(folder / "run").probabilities(exports.IMAGES)
+
+
+@pytest.fixture(scope="module")
+def exported(folder: Path, data_directory: Path) -> dict[str, exporting.Export]:
+    """The run in every format."""
+    return {
+        name: exporting.export(folder / "run", name, output=folder / file, data=data_directory)
+        for name, file in FORMATS.items()
+    }
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_exports_answer_as_keras_does(
+    name: str, exported: dict[str, exporting.Export], keras_answers: np.ndarray
+) -> None:
+    """Every format opens as a model and agrees with Keras; an answer does not depend on the batch."""
+    result = exported[name]
+    assert result.difference <= 1e-4
+    assert result.images == 500
+    model = modelfile.load(result.path)
+    answers = model.probabilities(exports.IMAGES)
+    # Flat or equal answers would agree whatever the network.
+    assert keras_answers.max(axis=1).mean() > 0.5
+    assert len(set(keras_answers.argmax(axis=1))) > 4
+    np.testing.assert_allclose(answers, keras_answers, atol=1e-4)
+    for part in (slice(0, 1), slice(3, 20), slice(499, 530)):
+        np.testing.assert_array_equal(model.probabilities(exports.IMAGES[part]), answers[part])
+    np.testing.assert_array_equal(model.probabilities(exports.IMAGES, batch_size=64), answers)
+    assert model.inference().endswith("float32")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_metadata_travels(name: str, exported: dict[str, exporting.Export], folder: Path) -> None:
+    """What was stored with the network is stored with its export, and which file that was."""
+    digest = hashlib.sha256((folder / "run" / "best.keras").read_bytes()).hexdigest()
+    found = modelfile.read_metadata(exported[name].path)
+    assert found == {**METADATA, "exported_from": digest, "weights": "float32"}
+
+
+def test_litert_files_open_elsewhere(exported: dict[str, exporting.Export]) -> None:
+    """The zip with our metadata disturbs neither an interpreter nor a program for zips."""
+    path = exported["litert"].path
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == ["cifarcnn.json"]
+        assert json.loads(archive.read("cifarcnn.json"))["temperature"] == 1.5
+    done = exports.plainly(
+        "from ai_edge_litert.interpreter import Interpreter\n"
+        f"model = Interpreter({str(path)!r})\n"
+        "model.allocate_tensors(); model.invoke()\n"
+        "print(model.get_output_details()[0]['shape'].tolist())\n"
+    )
+    assert done.stdout == "[1, 10]\n"
+
+
+@pytest.mark.parametrize("name", ["litert", "onnx"])
+def test_no_framework_is_imported(name: str, exported: dict[str, exporting.Export]) -> None:
+    """LiteRT and ONNX models answer without Keras and TensorFlow."""
+    done = exports.plainly(
+        "import sys, numpy; from pathlib import Path; from cifarcnn import modelfile\n"
+        f"model = modelfile.load(Path({str(exported[name].path)!r}))\n"
+        "print(model.probabilities(numpy.zeros((3, 32, 32, 3), 'uint8')).shape)\n"
+        "print([name for name in ('keras', 'tensorflow', 'jax') if name in sys.modules])\n"
+    )
+    assert done.stdout == "(3, 10)\n[]\n", done.stderr
+
+
+def test_half_precision(folder: Path, data_directory: Path, exported: dict[str, exporting.Export]) -> None:
+    """Half the bytes, exact but for the rounding of the kernels, which is reported."""
+    result = exporting.export(
+        folder / "run", "litert", output=folder / "half.tflite", half=True, data=data_directory
+    )
+    assert result.weights == "float16"
+    assert result.difference <= 1e-4
+    assert result.rounding_difference is not None
+    assert result.difference < result.rounding_difference < 0.1
+    assert result.changed is not None
+    assert result.changed < 0.05
+    assert exported["litert"].size - result.size > 0.4 * exported["litert"].size - 6000
+    assert modelfile.load(result.path).probabilities(exports.IMAGES).shape == (530, 10)
+
+
+def test_rounded_kernels_are_those_in_the_file(folder: Path) -> None:
+    """Every kernel of the network is found again in the flatbuffer, whatever it was multiplied with."""
+    network = exports.modern()
+    path = exports.litert(network, folder / "plain.tflite")
+    _, kernels = conversion.halve(path.read_bytes())
+    before = {weight.path: np.asarray(weight) for weight in network.weights}
+    conversion.round_kernels(network, kernels)
+    changed = [weight.path for weight in network.weights if (np.asarray(weight) != before[weight.path]).any()]
+    assert sorted(changed) == sorted(path for path, value in before.items() if value.ndim in (2, 4))
+    for weight in network.weights:
+        np.testing.assert_allclose(np.asarray(weight), before[weight.path], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_export_that_answers_otherwise_is_not_kept(
+    name: str, folder: Path, data_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A converter that gets the network wrong leaves an error and no file."""
+    right = conversion.convert
+    monkeypatch.setattr(
+        conversion, "convert", lambda _, kind, path: right(exports.modern(seed=2), kind, path)
+    )
+    with pytest.raises(ModelError, match="answers otherwise than Keras"):
+        exporting.export(folder / "run", name, output=tmp_path / FORMATS[name], data=data_directory)
+    assert os.listdir(tmp_path) == []
+
+
+def test_nothing_is_overwritten_unless_asked(folder: Path, data_directory: Path, tmp_path: Path) -> None:
+    """What is there is kept, a file and a directory alike, until --force says otherwise."""
+    file, directory = tmp_path / "m.tflite", tmp_path / "m_saved_model"
+    directory.mkdir()
+    for name, target, mine in (("litert", file, file), ("saved-model", directory, directory / GRAPH)):
+        mine.write_text("kept")
+        with pytest.raises(UsageError, match="--force"):
+            exporting.export(folder / "run", name, output=target, data=data_directory)
+        assert mine.read_text() == "kept"
+        exporting.export(folder / "run", name, output=target, data=data_directory, force=True)
+        assert modelfile.read_metadata(target)["arch"] == "modern"
+    assert sorted(os.listdir(tmp_path)) == ["m.tflite", "m_saved_model"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_directory_but_a_saved_model_is_replaced(name: str, folder: Path, tmp_path: Path) -> None:
+    """Not even --force deletes a directory of other things."""
+    target = tmp_path / FORMATS[name]
+    target.mkdir()
+    (target / "mine.txt").write_text("kept")
+    with pytest.raises(UsageError, match="is a directory, but no SavedModel to replace"):
+        exporting.export(folder / "run", name, output=target, force=True)
+    assert (target / "mine.txt").read_text() == "kept"
+
+
+def test_what_cannot_be_replaced_is_back_in_its_place(
+    folder: Path, data_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails between the two renames does not cost the old model."""
+    target = tmp_path / "m_saved_model"
+    target.mkdir()
+    (target / GRAPH).write_text("kept")
+    rename = Path.rename
+
+    def failing(self: Path, other: Path) -> Path:
+        if self.name == "model_saved_model":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, other)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(ModelError, match=r"cannot write .*: Input/output error"):
+        exporting.export(folder / "run", "saved-model", output=target, data=data_directory, force=True)
+    assert (target / GRAPH).read_text() == "kept"
+    assert os.listdir(tmp_path) == ["m_saved_model"]
+
+
+def test_impossible_wishes_are_refused_at_once(folder: Path, tmp_path: Path) -> None:
+    """Formats and settings that do not go together, and places that are not there."""
+    for wish, reason in (
+        ({"format": "pb"}, "litert, onnx, saved-model"),
+        ({"format": "onnx", "half": True}, "litert alone"),
+        ({"format": "onnx", "output": tmp_path / "no" / "m.onnx"}, "no directory"),
+        ({"format": "onnx", "output": tmp_path / "m"}, "ends in .onnx"),
+        ({"format": "litert", "output": tmp_path / "m.onnx"}, "ends in .tflite"),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            exporting.export(folder / "run", **wish)  # type: ignore[arg-type]
+
+
+def test_without_the_extra_onnx_says_how_to_get_it(
+    folder: Path, data_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line with the command that installs what is missing."""
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    with pytest.raises(ModelError, match=r"pip install 'cifarcnn\[onnx\]'"):
+        exporting.export(folder / "run", "onnx", output=tmp_path / "m.onnx", data=data_directory)
+
+
+def test_exported_models_are_evaluated(
+    folder: Path, exported: dict[str, exporting.Export], data_directory: Path
+) -> None:
+    """Evaluation counts the same answers, and does without layers."""
+    ours = evaluation.evaluate(folder / "run", data=data_directory)
+    notes: list[Event] = []
+    theirs = evaluation.evaluate(exported["litert"].path, data=data_directory, on_event=notes.append)
+    assert theirs.metrics.accuracy == ours.metrics.accuracy
+    np.testing.assert_allclose(theirs.probabilities, ours.probabilities, atol=1e-4)
+    assert theirs.first_kernel is None
+    assert any(isinstance(note, Note) and note.text.startswith("LiteRT, ") for note in notes)
+    with pytest.raises(ModelError, match="has no Keras layers"):
+        _ = modelfile.load(exported["litert"].path).keras
+    with pytest.raises(ModelError, match="has no Keras layers"):
+        exporting.export(exported["litert"].path, "onnx", output=folder / "again.onnx")
+    with pytest.raises(UsageError, match="leave --half out"):
+        exporting.export(exported["litert"].path, "litert", output=folder / "again.tflite", half=True)
+
+
+def test_the_command(cifarcnn: Run, folder: Path, data_directory: Path, tmp_path: Path) -> None:
+    """One document on stdout; the file is named after the run and stands in the working directory."""
+    done = cifarcnn(
+        *("export", folder / "run", "--format", "litert", "--half", "--json", "--data", data_directory)
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["schema"] == 1
+    assert document["path"] == "run.tflite"
+    assert document["size"] == (tmp_path / "run.tflite").stat().st_size
+    again = cifarcnn("export", folder / "run", "--format", "litert")
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "run.tflite is there already" in again.stderr
+    shown = cifarcnn("summary", "run.tflite").stdout
+    assert "without Keras layers" in shown
+    assert "exported_from" in shown
+
+
+def test_help_names_every_format() -> None:
+    """The choice of formats is that of the library."""
+    (option,) = [item for item in cli.commands["export"].params if item.name == "form"]
+    assert list(option.type.choices) == list(exporting.exported.SUFFIXES)  # type: ignore[attr-defined]
