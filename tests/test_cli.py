@@ -106,3 +106,29 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], message: 
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
     assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [
+        (">/dev/full", 1, "error: cannot write the output: No space left on device"),
+        (">&-", 0, ""),
+        ("<&-", 0, ""),
+        ("2>&-", 0, ""),
+        ("| true", 0, ""),
+    ],
+)
+@pytest.mark.parametrize("form", [(), ("--json",), ("--csv",)])
+def test_streams_that_are_full_closed_or_left_end_in_no_traceback(
+    redirection: str, code: int, said: str, form: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Whatever the shell does with stdin, stdout and stderr costs one line at most."""
+    command = Path(sys.executable).with_name("cifarcnn")
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {redirection}', "sh", command, "runs", tmp_path, *form],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (code, bool(said))
+    assert done.stderr.startswith(said)

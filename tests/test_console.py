@@ -22,3 +22,12 @@ def test_names_are_shown_on_one_line(name: str, shown: str) -> None:
     """Control characters and bytes that are no text are shown by their codes."""
     assert console.printable(name) == shown
     console.text(name).encode("utf-8")
+
+
+def test_what_is_said_holds_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    """A name within an error or a note cannot colour a terminal, move its cursor or begin a line."""
+    console.error("there is no model \x1b[31m[red]x\ny")
+    console.note("model: \x1b]0;title\x07")
+    assert capsys.readouterr().err == (
+        "error: there is no model \\x1b[31m[red]x y\nmodel: \\x1b]0;title\\x07\n"
+    )

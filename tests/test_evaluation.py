@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
-from cifarcnn import cifar10, evaluation, metrics, modelfile, presentation, sources
+from cifarcnn import cifar10, evaluation, metrics, modelfile, outsiders, presentation, sources
 from cifarcnn.errors import CifarCNNError, ModelError, UsageError
 from test_figures import place, read
 
@@ -123,6 +123,19 @@ def test_validation_images_are_those_that_the_training_held_out(folder: Path) ->
     np.testing.assert_array_equal(result.images.labels, train.labels[held_out])
     assert result.metrics.n == 400
     assert "temperature was fitted on these images" in repr(notes)
+
+
+def test_false_alarms_are_the_share_above_the_limit(folder: Path) -> None:
+    """Every image shows one of the ten, so each that ``predict`` would mark is a false alarm."""
+    unlimited = evaluation.evaluate(folder / "run")
+    assert unlimited.document()["false_alarms"] is None
+    scores = outsiders.scores(unlimited.probabilities)
+    limit = float(np.quantile(scores, 0.9))
+    path = save(folder / "limited.keras", 1, {**OURS, "none_threshold": limit})
+    share = evaluation.evaluate(path).document()["false_alarms"]
+    assert share == (scores > limit).mean() == pytest.approx(0.1, abs=0.001)
+    shown = command(path).stdout
+    assert f"{100 * share:.2f} % marked as none of the ten" in shown
 
 
 def test_augmented_views_average_log_probabilities(folder: Path, test_images: cifar10.Images) -> None:

@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -343,3 +344,57 @@ def test_thousands_of_mutated_pictures(
 ) -> None:
     """The same, at length."""
     check(mutated(sample, mutations), resize)
+
+
+@pytest.mark.parametrize("orientation", [1, ROTATED_270])
+def test_look_keeps_proportions(orientation: int) -> None:
+    """A copy for people is upright, over white, at most so large, and never enlarged."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    clear = halves(400, 100, "RGBA")
+    clear.putalpha(0)
+    large, small = (images.look(stored(halves(400, 100), exif=exif), longest) for longest in (80, 1000))
+    upright = (0, 1) if orientation == 1 else (1, 0)
+    assert (large.size[upright[0]], large.size[upright[1]]) == (80, 20)
+    assert (small.size[upright[0]], small.size[upright[1]]) == (400, 100)
+    assert small.getpixel((0, 0)) == RED
+    assert small.getpixel((small.width - 1, small.height - 1)) == BLUE
+    assert images.look(stored(clear), 50).getpixel((5, 5)) == WHITE
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
+def test_look_at_thin_pictures(size: tuple[int, int]) -> None:
+    """A line of pixels stays a line."""
+    found = images.look(stored(Image.new("RGB", size, RED)), 100)
+    assert max(found.size) <= 100
+    assert found.getpixel((0, 0)) == RED
+
+
+def heic() -> bytes:
+    """A HEIC file, red on its left half, marked as stored on its side."""
+    heif = pytest.importorskip("pillow_heif")
+    exif = Image.Exif()
+    exif[0x0112] = ROTATED_270
+    buffer = io.BytesIO()
+    heif.from_pillow(halves(128, 64)).save(buffer, quality=90, exif=exif.tobytes())
+    return buffer.getvalue()
+
+
+def test_heic_is_read_where_the_extra_is_installed() -> None:
+    """A telephone's picture is read like any other, and turned upright once."""
+    data = heic()
+    found = images.look(data, 500)
+    assert found.size == (64, 128)
+    result = images.read(data).astype(int)
+    assert np.abs(result[:13] - RED).max() < 60
+    assert np.abs(result[19:] - BLUE).max() < 60
+    for cut in (40, len(data) // 2, len(data) - 100):
+        with pytest.raises(ImageError):
+            images.read(data[:cut])
+
+
+def test_heic_without_the_extra_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What to install is said."""
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ImageError, match=r"HEIC picture; .* pip install 'cifarcnn\[heic\]'"):
+        images.read(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(100))

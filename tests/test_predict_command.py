@@ -1,11 +1,14 @@
 """``cifarcnn predict`` as people and scripts run it."""
 
+import contextlib
 import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,10 +46,11 @@ def expected(folder: Path) -> np.ndarray:
 
 
 def test_json_is_one_document(cifarcnn: Run, folder: Path, expected: np.ndarray) -> None:
-    """Answers and failures stand in one document; the model chosen is told on stderr, failure is code 1."""
-    done = cifarcnn("predict", "pictures", "--recursive", "--top-k", 2, "--json", cwd=folder)
+    """Answers and failures stand in one document, and failure is code 1."""
+    done = cifarcnn(
+        "predict", "pictures", "--recursive", "--top-k", 2, "--json", "--model", "runs/first", cwd=folder
+    )
     assert done.returncode == 1
-    assert "model: runs/first/best.keras (the newest run here)" in done.stderr
     document = json.loads(done.stdout)
     assert list(document) == ["schema", "model", "predictions", "errors"]
     assert document["schema"] == 1
@@ -69,7 +73,9 @@ def test_json_is_one_document(cifarcnn: Run, folder: Path, expected: np.ndarray)
 def test_table_for_people(cifarcnn: Run, folder: Path, expected: np.ndarray) -> None:
     """Each picture has its line, names are shown as they are, and bad files in their place."""
     done = cifarcnn(
-        "predict", f"pictures/{STRANGE}", "pictures/1.png", "no.png", "--threshold", 1, cwd=folder
+        *("predict", f"pictures/{STRANGE}", "pictures/1.png", "no.png", "--threshold", 1),
+        *("--model", "runs/first"),
+        cwd=folder,
     )
     assert done.returncode == 1
     first, second, third = done.stdout.splitlines()
@@ -87,7 +93,8 @@ def test_csv_has_a_row_per_picture(cifarcnn: Run, folder: Path, expected: np.nda
     assert done.returncode == 1
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert list(rows[0]) == [
-        *("path", "error", "class", "probability", "class_2", "probability_2", "class_3", "probability_3")
+        *("path", "error", "class", "probability", "class_2", "probability_2", "class_3", "probability_3"),
+        *("outsider_score", "none_of_the_ten"),
     ]
     assert [row["class"] for row in rows] == [*(CLASSES[row.argmax()] for row in expected), "", ""]
     assert float(rows[0]["probability_3"]) == pytest.approx(np.sort(expected[0])[-3], abs=1e-6)
@@ -110,7 +117,7 @@ def test_json_lines_and_standard_input(folder: Path, expected: np.ndarray) -> No
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     answer = json.loads(line)
-    assert list(answer) == ["path", "class", "probability", "top", "unsure"]
+    assert list(answer) == ["path", "class", "probability", "top", "unsure", "outsider_score"]
     assert answer["path"] == "-"
     assert answer["class"] == CLASSES[expected[2].argmax()]
     assert answer["unsure"] is False
@@ -124,7 +131,6 @@ def test_json_lines_and_standard_input(folder: Path, expected: np.ndarray) -> No
         (["x.png", "--top-k", "11"], 2, "top-k"),
         (["x.png", "--resize", "zoom"], 2, "'zoom' is not one of 'crop', 'fit', 'squash'"),
         (["x.png", "--threshold", "2"], 2, "threshold"),
-        (["x.png"], 1, "no model to predict with: train one"),
         (["x.png", "--model", "absent.keras"], 1, "there is no model absent.keras"),
         (["x.png", "--model", "text.keras"], 1, "text.keras is a text file; expected a .keras file"),
     ],
@@ -140,3 +146,145 @@ def test_wrong_use_is_one_line(
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert reason in line
+
+
+def test_marks_sheet_and_explanations(cifarcnn: Run, folder: Path, tmp_path: Path) -> None:
+    """All drawings come from one run, names of any bytes included, and stdout is the document alone."""
+    models.save_tiny(tmp_path / "sure.keras", {"none_threshold": 0.0})
+    arguments = ("--recursive", "--model", tmp_path / "sure.keras", "--output", tmp_path / "sheet.png")
+    done = cifarcnn("predict", "pictures", *arguments, "--explain", tmp_path / "why", "--json", cwd=folder)
+    assert done.returncode == 1
+    assert f"wrote {tmp_path / 'sheet.png'}" in done.stderr
+    document = json.loads(done.stdout)
+    assert [Path(one["explained"]).name for one in document["predictions"]] == [
+        f"{number}-explained.png" for number in range(3)
+    ]
+    assert all(one["none_of_the_ten"] is True for one in document["predictions"])
+    assert len(document["errors"]) == 2
+    assert sorted(os.listdir(tmp_path / "why")) == [f"{number}-explained.png" for number in range(3)]
+    with Image.open(tmp_path / "sheet.png") as page:
+        assert page.width > 5 * 200
+    done = cifarcnn("predict", "pictures/0.png", "--model", tmp_path / "sure.keras", cwd=folder)
+    assert done.stdout.rstrip().endswith("probably none of the ten")
+    done = cifarcnn("predict", "pictures/0.png", "--model", tmp_path / "sure.keras", "--csv", cwd=folder)
+    (row,) = csv.DictReader(io.StringIO(done.stdout))
+    assert row["none_of_the_ten"] == "1"
+    assert 0 < float(row["outsider_score"]) <= 1
+
+
+def on_a_terminal(folder: Path, *arguments: str, **environment: str) -> str:
+    """What the command writes to a terminal of 100 columns that shows all colours."""
+    if not hasattr(os, "openpty"):
+        pytest.skip("this system has no pseudo-terminals")
+    keeper, terminal = os.openpty()
+    kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    settings = {"COLUMNS": "100", "TERM": "xterm-256color", "COLORTERM": "truecolor", "LANG": "C.UTF-8"}
+    process = subprocess.Popen(
+        [Path(sys.executable).with_name("cifarcnn"), "predict", *arguments],
+        stdout=terminal,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        cwd=folder,
+        env={**kept, "PYTHONUTF8": "1", **settings, **environment},
+    )
+    os.close(terminal)
+    written = b""
+    with contextlib.suppress(OSError):  # Linux ends a terminal that nobody holds with an error
+        while piece := os.read(keeper, 65536):
+            written += piece
+    os.close(keeper)
+    process.wait(timeout=60)
+    return written.decode()
+
+
+def test_thumbnails_on_a_terminal(folder: Path) -> None:
+    """A terminal that shows colours gets small pictures; none without colour, or when they are unwanted."""
+    shown = on_a_terminal(folder, "pictures/1.png", "--model", "runs/first")
+    assert shown.count("▀") == 72
+    assert "\x1b[38;2;" in shown
+    assert "pictures/1.png" in shown
+    for arguments, environment in (((), {"NO_COLOR": "1"}), (("--no-thumbnails",), {}), (("--csv",), {})):
+        assert "▀" not in on_a_terminal(
+            folder, "pictures/1.png", "--model", "runs/first", *arguments, **environment
+        )
+    many = on_a_terminal(folder, *["pictures/1.png"] * 25, "--model", "runs/first")
+    assert "▀" not in many
+    assert many.count("pictures/1.png") == 25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        (["--output", "sheet.gif"], 2, "expected one of .png, .jpg, .jpeg, .webp, .pdf"),
+        (["--output", "absent/sheet.png"], 1, "there is no directory absent; make it first"),
+        (["--explain", "0.png"], 2, "is a file"),
+    ],
+)
+def test_drawings_that_cannot_be_written(
+    arguments: list[str], code: int, reason: str, cifarcnn: Run, folder: Path
+) -> None:
+    """Places that cannot be written to are told in one line before anything is predicted."""
+    done = cifarcnn(
+        "predict", "0.png", *arguments, "--model", folder / "runs" / "first", cwd=folder / "pictures"
+    )
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert reason in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_ten_thousand_files(cifarcnn: Run, folder: Path, tmp_path: Path) -> None:
+    """Thousands of pictures, among them what is none, are answered and drawn up to the sheet's limit."""
+    source = folder / "pictures" / "0.png"
+    (tmp_path / "many").mkdir()
+    for number in range(10_000):
+        os.link(source, tmp_path / "many" / f"{number}.png")
+    os.mkfifo(tmp_path / "many" / "fifo.png")
+    done = cifarcnn(
+        *(
+            "predict",
+            "many",
+            "--recursive",
+            "--model",
+            folder / "runs" / "first",
+            "--jsonl",
+            "--output",
+            "s.png",
+        ),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert done.stdout.count("\n") == 10_001
+    assert "the sheet shows the first 1,000 images; 9,001 are left out" in done.stderr
+    assert len(list(tmp_path.glob("s*.png"))) == 25
+
+
+def test_ctrl_c_ends_the_wait_for_standard_input(folder: Path) -> None:
+    """A picture that never comes can be waited for no longer."""
+    command = Path(sys.executable).with_name("cifarcnn")
+    with subprocess.Popen(
+        [command, "predict", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        # More than a pipe holds: this returns once the other end is reading.
+        process.stdin.write("x" * (1 << 20))
+        process.stdin.flush()
+        # Python looks for signals when a read is interrupted, not between two reads that bring something.
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(60) == 130
+        finally:
+            process.kill()
+        said = process.stderr.read()
+    assert said.endswith("error: stopped by Ctrl-C\n")
+    assert "Traceback" not in said
+
+
+def test_a_threshold_must_be_a_number(cifarcnn: Run) -> None:
+    """Nothing is below ``nan``, so no answer would ever be marked."""
+    done = cifarcnn("predict", "cat.png", "--threshold", "nan")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "expected a number from 0 to 1" in done.stderr

@@ -3,7 +3,6 @@
 import io
 import os
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,10 @@ import pytest
 from PIL import Image
 
 import models
-from cifarcnn import evaluation, modelfile, prediction, sources
+from cifarcnn import boxed, evaluation, modelfile, prediction, sources
 from cifarcnn.cifar10 import CLASSES
 from cifarcnn.errors import ModelError, UsageError
-from cifarcnn.events import Event, Note
+from cifarcnn.events import Event, Note, PicturesDone
 from cifarcnn.prediction import Failure, Prediction, predict
 
 
@@ -84,10 +83,34 @@ def test_a_bad_picture_does_not_disturb_the_others(model: modelfile.Model, tmp_p
     assert reasons[1:] == ["no such file or directory", "the file is empty"]
 
 
+def test_progress_counts_every_picture(model: modelfile.Model, tmp_path: Path) -> None:
+    """Readable or not, each picture is told once, in order, when its answer was taken."""
+    told: list[Event] = []
+    paths = [picture(tmp_path / "a.png"), tmp_path / "gone.png", picture(tmp_path / "b.png")]
+    for done, _ in enumerate(predict(paths, model=model, batch_size=2, on_event=told.append)):
+        assert told == [PicturesDone(number, 3) for number in range(1, done + 1)]
+    assert told[-1] == PicturesDone(3, 3)
+
+
+def test_copies_for_people_are_kept_on_request(model: modelfile.Model, tmp_path: Path) -> None:
+    """With ``look`` each prediction keeps its picture at its own proportions; the answers stay the same."""
+    Image.new("RGB", (300, 150), (9, 99, 199)).save(tmp_path / "wide.png")
+    (plain,) = predict([tmp_path / "wide.png"], model=model)
+    (kept,) = predict([tmp_path / "wide.png"], model=model, look=100)
+    assert isinstance(plain, Prediction)
+    assert isinstance(kept, Prediction)
+    assert plain == kept
+    assert plain.picture is None
+    assert kept.picture is not None
+    assert kept.picture.size == (100, 50)
+    np.testing.assert_array_equal(kept.pixels, np.full((32, 32, 3), (9, 99, 199)))
+
+
 def test_only_failures_are_an_answer_too(model: modelfile.Model, tmp_path: Path) -> None:
     """A batch without one readable picture does not reach the network."""
-    assert list(predict([tmp_path / "a.png", "b\0.png"], model=model)) == [
+    assert list(predict([tmp_path / "a.png", "", "b\0.png"], model=model)) == [
         Failure(str(tmp_path / "a.png"), "no such file or directory"),
+        Failure("", "not a valid file name"),
         Failure("b\0.png", "not a valid file name"),
     ]
 
@@ -202,23 +225,17 @@ def test_impossible_settings_are_refused(
 
 
 def test_the_default_model_is_chosen_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment names the model, else it is the newest run; the choice is always said."""
+    """The environment names the model, else it is the boxed one, whatever runs lie about; it is said."""
     told: list[Event] = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CIFARCNN_MODEL", raising=False)
-    with pytest.raises(ModelError, match="train one with `cifarcnn train`, or name one with --model"):
-        prediction.default_model(told.append)
-    now = time.time()
-    for age, name in enumerate(("c-newest", "a-old", "b-older")):
-        path = models.save_tiny(tmp_path / "runs" / name / "best.keras")
-        os.utime(path, (now - age, now - age))
-    (tmp_path / "runs" / "z-unfinished").mkdir()
-    assert prediction.default_model(told.append) == Path("runs/c-newest/best.keras")
-    monkeypatch.setenv("CIFARCNN_MODEL", "runs/a-old")
-    assert prediction.default_model(told.append) == Path("runs/a-old/best.keras")
+    models.save_tiny(tmp_path / "runs" / "mine" / "best.keras")
+    assert prediction.default_model(told.append) == boxed.PATH
+    monkeypatch.setenv("CIFARCNN_MODEL", "runs/mine")
+    assert prediction.default_model(told.append) == Path("runs/mine/best.keras")
     assert told == [
-        Note("model: runs/c-newest/best.keras (the newest run here)"),
-        Note("model: runs/a-old/best.keras (named by CIFARCNN_MODEL)"),
+        Note("model: boxed (comes with cifarcnn; --model names another)"),
+        Note("model: runs/mine/best.keras (named by CIFARCNN_MODEL)"),
     ]
     monkeypatch.setenv("CIFARCNN_MODEL", "absent.keras")
     with pytest.raises(ModelError, match=r"there is no model absent\.keras"):

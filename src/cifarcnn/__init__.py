@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from cifarcnn.config import Settings as Settings
     from cifarcnn.errors import CifarCNNError as CifarCNNError
     from cifarcnn.evaluation import evaluate as evaluate
+    from cifarcnn.exporting import export as export_model
     from cifarcnn.modelfile import load as load_model
     from cifarcnn.prediction import predict as predict
-    from cifarcnn.repeats import resume_seeds as resume_seeds
+    from cifarcnn.repeats import resume_series as resume_series
     from cifarcnn.repeats import train_seeds as train_seeds
+    from cifarcnn.repeats import train_sweep as train_sweep
+    from cifarcnn.repeats import train_task as train_task
     from cifarcnn.sources import load as load_images
     from cifarcnn.summaries import summarise as summarise
     from cifarcnn.training import resume as resume
@@ -36,14 +39,17 @@ _PUBLIC = {
     "Settings": "config:Settings",
     "build": "architectures:build",
     "evaluate": "evaluation:evaluate",
+    "export_model": "exporting:export",
     "load_images": "sources:load",
     "load_model": "modelfile:load",
     "predict": "prediction:predict",
     "resume": "training:resume",
-    "resume_seeds": "repeats:resume_seeds",
+    "resume_series": "repeats:resume_series",
     "summarise": "summaries:summarise",
     "train": "training:train",
     "train_seeds": "repeats:train_seeds",
+    "train_sweep": "repeats:train_sweep",
+    "train_task": "repeats:train_task",
 }
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605 - one list, not two
 

@@ -3,22 +3,38 @@
 The commands stand in ``cifarcnn.commands``, one module each: parse, call one library function, render.
 """
 
+import errno
+import os
 import sys
-from importlib.metadata import version
+from collections import UserDict
+from importlib import import_module
 
 import click
 
 from cifarcnn import console
-from cifarcnn.commands.data import data
-from cifarcnn.commands.evaluate import evaluate
-from cifarcnn.commands.predict import predict
-from cifarcnn.commands.summary import summary
-from cifarcnn.commands.train import train
 from cifarcnn.errors import CifarCNNError
 
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What writing to a full or broken stdout ends with."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(version("cifarcnn"), prog_name="cifarcnn")
+COMMANDS = ("train", "runs", "evaluate", "predict", "summary", "export", "data")
+
+
+class _Commands(UserDict[str, click.Command]):
+    """The commands by name, each imported when it is asked for, so that none waits for another's imports."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in COMMANDS:
+            return super().__getitem__(name)
+        command: click.Command = getattr(import_module(f"cifarcnn.commands.{name}"), name)
+        return command
+
+
+@click.group(
+    commands=_Commands({name: click.Command(name) for name in COMMANDS}),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(package_name="cifarcnn", prog_name="cifarcnn")
 def cli() -> None:
     """Train, evaluate, use and explain convolutional networks on CIFAR-10.
 
@@ -31,14 +47,13 @@ def cli() -> None:
     """
 
 
-for command in (train, evaluate, predict, summary, data):
-    cli.add_command(command)
-
-
 def main() -> None:
     """Run the command line and exit."""
+    _open_standard_streams()
     try:
         code = cli.main(prog_name="cifarcnn", standalone_mode=False)
+        # What is buffered is written here, where it can still be said that it could not be.
+        sys.stdout.flush()
     except click.ClickException as problem:
         if isinstance(problem, click.UsageError):
             where = f" (see '{problem.ctx.command_path} --help')" if problem.ctx else ""
@@ -56,4 +71,18 @@ def main() -> None:
         # The reader of our stdout went away (`| head`): nobody is left to tell.
         sys.stdout = None
         sys.exit(1)
+    except OSError as problem:
+        # The library turns the errors of files into its own; writing to stdout is what is left.
+        if problem.filename is not None or problem.errno not in CANNOT_WRITE:
+            raise
+        console.error(f"cannot write the output: {problem.strerror}; make room, or send it elsewhere")
+        sys.stdout = None
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_standard_streams() -> None:
+    """Open what of stdin, stdout and stderr was closed, lest a file that is opened later take its place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - until the end

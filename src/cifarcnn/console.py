@@ -7,25 +7,31 @@ file name as markup.
 import json
 import sys
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.markup import escape
 
-from cifarcnn.events import Event, Note, Transfer
+from cifarcnn import names
+from cifarcnn.events import Event, Note, PicturesDone, Transfer
+
+if TYPE_CHECKING:
+    from rich import progress
 
 stdout = Console(highlight=False)
 stderr = Console(stderr=True, highlight=False)
 
+printable, text = names.printable, names.text
+
 
 def note(text: str) -> None:
-    """Tell the user something on stderr, without markup and without wrapping."""
-    stderr.print(escape(text), soft_wrap=True)
+    """Tell the user something on stderr, without markup, control characters or wrapping."""
+    stderr.print(escape(printable(text)), soft_wrap=True)
 
 
 def error(text: str) -> None:
     """Print an error as one line on stderr."""
-    stderr.print(f"[bold red]error:[/] {escape(' '.join(text.split()))}", soft_wrap=True)
+    stderr.print(f"[bold red]error:[/] {escape(printable(' '.join(text.split())))}", soft_wrap=True)
 
 
 def emit_json(document: dict[str, Any]) -> None:
@@ -34,36 +40,16 @@ def emit_json(document: dict[str, Any]) -> None:
     sys.stdout.write("\n")
 
 
-def printable(path: str) -> str:
-    """Show a file name on one line of a terminal or log, whatever bytes it is made of."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text(path)
-    )
-
-
-def text(path: str) -> str:
-    """Give a file name as valid Unicode: a byte that is not UTF-8 becomes ``\\udcff`` or the like."""
-    return path.encode("utf-8", "backslashreplace").decode()
-
-
 class Progress:
     """Shows the library's events on stderr: give an object of this class as ``on_event``.
 
-    Transfers are a moving bar on a terminal and a line for every tenth elsewhere.
+    Transfers are a moving bar on a terminal and a line for every tenth elsewhere. Pictures are a moving bar
+    on a terminal, unless ``pictures`` is false because their answers appear on the same terminal.
     """
 
-    def __init__(self) -> None:
-        from rich import progress
-
-        self.bars = progress.Progress(
-            progress.TextColumn("{task.description}", markup=False),
-            progress.BarColumn(),
-            progress.DownloadColumn(),
-            progress.TransferSpeedColumn(),
-            progress.TimeRemainingColumn(),
-            console=stderr,
-            transient=True,
-        )
+    def __init__(self, pictures: bool = True) -> None:
+        self.pictures = pictures
+        self.bars: dict[type[Event], progress.Progress] = {}
         self.tasks: dict[str, progress.TaskID] = {}
         self.tenths: dict[str, int] = {}
 
@@ -76,21 +62,43 @@ class Progress:
         problem: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Stopping bars that never started would print an empty line.
-        if self.tasks:
-            self.bars.stop()
+        for bars in self.bars.values():
+            bars.stop()
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
         if isinstance(event, Note):
             note(event.text)
         elif isinstance(event, Transfer) and stderr.is_terminal:
-            if event.name not in self.tasks:
-                self.tasks[event.name] = self.bars.add_task(event.name, total=event.total)
-                self.bars.start()
-            self.bars.update(self.tasks[event.name], completed=event.done, total=event.total)
+            self._move(event, event.name)
+        elif isinstance(event, PicturesDone) and stderr.is_terminal and self.pictures:
+            self._move(event, "pictures")
         elif isinstance(event, Transfer) and event.total:
             tenth = event.done * 10 // event.total
             if self.tenths.get(event.name) != tenth:
                 self.tenths[event.name] = tenth
                 note(f"{event.name}: {tenth * 10}% of {event.total / 1e6:.0f} MB")
+
+    def _move(self, event: Transfer | PicturesDone, name: str) -> None:
+        """Move a bar on, or begin it."""
+        from rich import progress
+
+        kind = type(event)
+        if kind not in self.bars:
+            # A terminal shows one set of bars at a time.
+            for others in self.bars.values():
+                others.stop()
+            counted = kind is PicturesDone
+            self.bars[kind] = progress.Progress(
+                progress.TextColumn("{task.description}", markup=False),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn() if counted else progress.DownloadColumn(),
+                *([] if counted else [progress.TransferSpeedColumn()]),
+                progress.TimeRemainingColumn(),
+                console=stderr,
+                transient=True,
+            )
+            self.bars[kind].start()
+        if name not in self.tasks:
+            self.tasks[name] = self.bars[kind].add_task(name, total=event.total)
+        self.bars[kind].update(self.tasks[name], completed=event.done, total=event.total)

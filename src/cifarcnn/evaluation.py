@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cifarcnn import backend, cifar10, metrics, modelfile, sources
+from cifarcnn import cifar10, metrics, modelfile, outsiders, sources
 from cifarcnn.cifar10 import CLASSES
 from cifarcnn.errors import ModelError, UsageError
 from cifarcnn.events import Note, OnEvent, ignore
@@ -32,7 +32,8 @@ class Evaluation:
     plain pass over all images, after the network was compiled. ``data`` is where the user said the images
     are, None if they were found. ``first_kernel`` is the colour kernel
     (height, width, 3, filters) of the first layer that has one, else None. ``metadata`` is what is stored
-    with the model, empty for a file that plain Keras wrote.
+    with the model, empty for a file that plain Keras wrote. ``false_alarms`` is the share of the images that
+    ``predict`` would mark as probably none of the ten, all false alarms; None where the model has no limit.
     """
 
     model: Path
@@ -47,6 +48,7 @@ class Evaluation:
     seconds: float
     data: str | None
     first_kernel: Array | None
+    false_alarms: float | None
 
     @property
     def images_per_second(self) -> float:
@@ -79,6 +81,7 @@ class Evaluation:
                 for pair in figures.most_confused
             ],
             "temperature": self.temperature,
+            "false_alarms": self.false_alarms,
             "uncalibrated": _brief(self.uncalibrated) if self.uncalibrated else None,
             "tta": {name: _brief(averaged) for name, averaged in self.averaged.items()},
             "seconds": self.seconds,
@@ -108,7 +111,7 @@ def evaluate(
     """Measure a model on labelled images.
 
     Args:
-        model: a ``.keras`` file, or a run directory, which stands for its best model.
+        model: a ``.keras`` file, an exported model, or a run directory, which stands for its best model.
         split: "test", or "validation" for the images that the model's own training held out.
         data: where the data set is, or a folder of class-named folders of pictures; None looks in the usual
             places and downloads if need be.
@@ -130,8 +133,9 @@ def evaluate(
     # The metadata is read first: a wrong request fails before the seconds that loading a network takes.
     held_out = _held_out(path) if split == "validation" else None
     loaded = modelfile.load(path)
+    limit = outsiders.limit(loaded.metadata, path)
     images = _load_images(path, held_out, data, on_event)
-    on_event(Note(backend.inference()))
+    on_event(Note(loaded.inference()))
     facts = loaded.metadata.get("facts")
     if isinstance(facts, dict) and facts.get(TRAINED_ON) == images.sha256():
         on_event(Note("warning: the model was trained on these very images: the figures flatter it"))
@@ -165,6 +169,7 @@ def evaluate(
         seconds=seconds,
         data=None if data is None else str(data),
         first_kernel=_first_kernel(loaded),
+        false_alarms=None if limit is None else float((outsiders.scores(probabilities) > limit).mean()),
     )
 
 
@@ -235,8 +240,10 @@ def _augmented_views(
 
 
 def _first_kernel(model: modelfile.Model) -> Array | None:
-    """The first convolution kernel that sees colours."""
-    for variable in model.network.variables:
+    """The first convolution kernel that sees colours; None also for an exported model, which shows none."""
+    if model.format is not None:
+        return None
+    for variable in model.keras.variables:
         if len(variable.shape) == 4 and variable.shape[2] == 3:
             return np.asarray(variable, np.float32)
     return None

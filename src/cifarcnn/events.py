@@ -25,6 +25,14 @@ class Transfer:
 
 
 @dataclass(frozen=True)
+class PicturesDone:
+    """Progress of prediction: how many of all pictures are answered, readable or not."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class StepsDone:
     """Progress within a training epoch.
 
@@ -57,7 +65,7 @@ class EpochDone:
     best: bool
 
 
-Event = Note | Transfer | StepsDone | EpochDone
+Event = Note | Transfer | PicturesDone | StepsDone | EpochDone
 OnEvent = Callable[[Event], None]
 
 

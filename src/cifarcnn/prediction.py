@@ -3,28 +3,36 @@
 How a picture is read stands in ``cifarcnn.images``, how one asks a model in ``cifarcnn.modelfile``.
 """
 
-import glob
 import itertools
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cifarcnn import backend, images, metrics, modelfile
+from cifarcnn import boxed, images, metrics, modelfile, outsiders
 from cifarcnn.cifar10 import CLASSES, Bytes
-from cifarcnn.errors import ImageError, ModelError, UsageError
-from cifarcnn.events import Note, OnEvent, ignore
+from cifarcnn.errors import ImageError, UsageError
+from cifarcnn.events import Note, OnEvent, PicturesDone, ignore
 from cifarcnn.images import Resize
 from cifarcnn.modelfile import Model
+from cifarcnn.picturefiles import STANDARD_INPUT, Failure, expand
 
-STANDARD_INPUT = "-"
+if TYPE_CHECKING:
+    from PIL import Image
+
 READERS = min(4, os.cpu_count() or 1)
 """Threads that decode pictures; Pillow leaves Python's lock while it does."""
+
+LOOK_FOR_SHEET, LOOK_TO_EXPLAIN = 200, 1600
+"""Pixels of a side of the copies that are kept of pictures to be drawn."""
+
+LOOKS = 128 << 20
+"""Bytes that the copies of one batch's pictures may take."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +45,25 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of one picture, the best first."""
+    """What one picture shows.
+
+    Args:
+        path: the picture.
+        top: its most probable classes, the best first.
+        outsider_score: how little it looks like any of the ten classes; see ``cifarcnn.outsiders``.
+        none_of_the_ten: whether it probably shows none of them; None where the model knows no limit.
+        pixels: uint8 (32, 32, 3), what the network saw.
+        picture: a copy for people, upright RGB at its own proportions; kept with ``look`` alone.
+        explained: the file that shows what mattered, where ``explanation.drawn`` drew one.
+    """
 
     path: str
     top: tuple[Ranked, ...]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A picture that got no answer, and the reason in one line."""
-
-    path: str
-    error: str
+    outsider_score: float
+    none_of_the_ten: bool | None
+    pixels: Bytes = field(compare=False, repr=False)
+    picture: "Image.Image | None" = field(default=None, compare=False, repr=False)
+    explained: Path | None = None
 
 
 Answer = Prediction | Failure
@@ -79,9 +94,10 @@ def predict(
     *,
     model: str | Path | Model | None = None,
     top_k: int = 3,
-    resize: Resize = "crop",
+    resize: Resize = images.DEFAULT_RESIZE,
     recursive: bool = False,
     batch_size: int = modelfile.BATCH_SIZE,
+    look: int | None = None,
     on_event: OnEvent = ignore,
 ) -> Answers:
     """Say what pictures show.
@@ -91,10 +107,11 @@ def predict(
             picture on standard input.
         model: a model file, a run directory, or an opened model; ``default_model()`` without it.
         top_k: how many classes to name for each picture, 1 to 10.
-        resize: how pictures of other proportions become square: ``crop``, ``fit`` or ``squash``.
+        resize: how pictures of other proportions become square: ``squash``, ``fit`` or ``crop``.
         recursive: take the pictures in and below directories.
         batch_size: pictures per step. The default gives exactly the answers that evaluation counts.
-        on_event: told which model was chosen.
+        look: keep a copy of each picture for people, of at most so many pixels a side.
+        on_event: told which model was chosen, and after each picture how many are answered.
 
     Returns:
         The answers, computed as they are iterated over. A picture that cannot be read becomes a ``Failure``
@@ -110,149 +127,131 @@ def predict(
         raise UsageError(f"the batch size is {batch_size}; expected 1 or more")
     if resize not in images.RESIZES:
         raise UsageError(f"resize is {resize!r}; expected one of {', '.join(images.RESIZES)}")
-    sources = [source for path in paths for source in _expand(os.fspath(path), recursive)]
+    sources = [source for path in paths for source in expand(os.fspath(path), recursive)]
     if not sources:
         raise UsageError("no picture was named; give files, directories or - for standard input")
     if not isinstance(model, Model):
         model = modelfile.load(default_model(on_event) if model is None else Path(model))
-        on_event(Note(backend.inference()))
+        on_event(Note(model.inference()))
     names = tuple(source.path if isinstance(source, Failure) else source for source in sources)
-    return Answers(model, names, top_k, _stream(sources, model, top_k, resize, batch_size))
+    if look:
+        batch_size = min(batch_size, max(modelfile.SMALLEST_BATCH, LOOKS // (3 * look * look)))
+    work = _Work(model, top_k, resize, batch_size, look, outsiders.limit(model.metadata, model.path))
+    return Answers(model, names, top_k, _stream(sources, work, on_event))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The settings of one call of ``predict``; ``limit`` is the model's limit on the outsider score."""
+
+    model: Model
+    top_k: int
+    resize: Resize
+    batch_size: int
+    look: int | None
+    limit: float | None
 
 
 def default_model(on_event: OnEvent = ignore) -> Path:
     """Choose a model where none was named, and say which.
 
-    In this order: the environment variable ``CIFARCNN_MODEL``; the newest run under ``./runs``.
+    In this order: the environment variable ``CIFARCNN_MODEL``; the model that comes with the package.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is no model of the name in ``CIFARCNN_MODEL``.
     """
-    named = os.environ.get("CIFARCNN_MODEL")
-    runs = sorted(Path("runs").glob(f"*/{modelfile.BEST}"), key=lambda best: (best.stat().st_mtime_ns, best))
-    if named:
-        path, reason = modelfile.resolve(Path(named)), "named by CIFARCNN_MODEL"
-    elif runs:
-        path, reason = runs[-1], "the newest run here"
-    else:
-        raise ModelError(
-            "no model to predict with: train one with `cifarcnn train`, or name one with --model"
-        )
-    on_event(Note(f"model: {path} ({reason})"))
-    return path
+    if named := os.environ.get("CIFARCNN_MODEL"):
+        path = modelfile.resolve(Path(named))
+        on_event(Note(f"model: {path} (named by CIFARCNN_MODEL)"))
+        return path
+    on_event(Note(f"model: {boxed.NAME} (comes with cifarcnn; --model names another)"))
+    return boxed.PATH
 
 
-def _expand(path: str, recursive: bool) -> list[str | Failure]:
-    """Find the pictures that a path stands for; a path that stands for none is a failure."""
-    if "\0" in path:
-        return [Failure(path, "not a valid file name")]
-    if os.path.isdir(path):
-        if not recursive:
-            return [Failure(path, "is a directory; add --recursive for the pictures in it")]
-        return _pictures_below(path) or [Failure(path, "no picture in this directory")]
-    if path == STANDARD_INPUT or os.path.lexists(path) or not glob.has_magic(path):
-        return [path]
-    # A name found by a pattern is a name, even where it looks like another pattern.
-    return [
-        source
-        for name in sorted(glob.glob(path, recursive=True), key=_natural)
-        for source in (_expand(name, recursive) if os.path.isdir(name) else [name])
-    ] or [Failure(path, "no file matches this pattern")]
-
-
-def _pictures_below(directory: str) -> list[str | Failure]:
-    """Walk a directory in natural order. Linked directories are not entered, so the walk ends."""
-    found: list[str | Failure] = []
-
-    def unreadable(problem: OSError) -> None:
-        found.append(Failure(str(problem.filename), (problem.strerror or str(problem)).lower()))
-
-    for parent, directories, names in os.walk(directory, onerror=unreadable):
-        directories.sort(key=_natural)
-        found.extend(
-            os.path.join(parent, name)
-            for name in sorted(names, key=_natural)
-            if os.path.splitext(name)[1].lower() in images.SUFFIXES
-        )
-    return found
-
-
-def _natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Sort ``img2`` before ``img10``: runs of digits compare by value, all else by letters."""
-    parts = [
-        (0, len(digits := part.lstrip("0")), digits) if part.isdecimal() else (1, 0, part)
-        for part in re.split(r"(\d+)", name)
-    ]
-    return parts, name
-
-
-def _stream(
-    sources: list[str | Failure], model: Model, top_k: int, resize: Resize, batch_size: int
-) -> Iterator[Answer]:
+def _stream(sources: list[str | Failure], work: _Work, on_event: OnEvent) -> Iterator[Answer]:
     """Answer in order, decoding one batch while the network works on the batch before it."""
     remaining = iter(sources)
+    done = 0
     pool = ThreadPoolExecutor(READERS)
     try:
-        batch = _submit(pool, remaining, resize, batch_size)
+        batch = _submit(pool, remaining, work)
         while batch:
-            following = _submit(pool, remaining, resize, batch_size)
-            yield from _answer(batch, model, top_k, batch_size)
+            following = _submit(pool, remaining, work)
+            for answer in _answer(batch, work):
+                yield answer
+                done += 1
+                on_event(PicturesDone(done, len(sources)))
             batch = following
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-Pending = list[tuple[str, "Future[Bytes] | str"]]
-"""Paths, each with its pixels to be, or with the reason why there are none."""
+@dataclass(frozen=True)
+class _Read:
+    """A picture that could be read: what the network sees of it, and the copy for people."""
+
+    path: str
+    pixels: Bytes
+    picture: "Image.Image | None"
 
 
-def _submit(
-    pool: ThreadPoolExecutor, sources: Iterator[str | Failure], resize: Resize, batch_size: int
-) -> Pending:
-    """Start reading the next batch."""
+Pending = list["Future[_Read | Failure] | Failure"]
+"""Pictures to be, and those that have failed already."""
+
+
+def _submit(pool: ThreadPoolExecutor, sources: Iterator[str | Failure], work: _Work) -> Pending:
+    """Start reading the next batch.
+
+    Standard input is read at once: Ctrl-C interrupts only what waits in the calling thread.
+    """
     return [
-        (source.path, source.error)
+        source
         if isinstance(source, Failure)
-        else (source, pool.submit(_read, source, resize))
-        for source in itertools.islice(sources, batch_size)
+        else pool.submit(
+            _read,
+            source,
+            sys.stdin.buffer.read(images.LARGEST_FILE + 1) if source == STANDARD_INPUT else None,
+            work,
+        )
+        for source in itertools.islice(sources, work.batch_size)
     ]
 
 
-def _read(path: str, resize: Resize) -> Bytes:
-    """Read one picture, from a file or from standard input."""
-    if path != STANDARD_INPUT:
-        return images.read(Path(path), resize)
-    data = sys.stdin.buffer.read(images.LARGEST_FILE + 1)
-    return images.read(images.checked_size(data), resize)
+def _read(path: str, data: bytes | None, work: _Work) -> _Read | Failure:
+    """Read one picture, from its content or, without it, from its file."""
+    try:
+        data = images.content(Path(path)) if data is None else images.checked_size(data)
+        return _Read(
+            path, images.read(data, work.resize), images.look(data, work.look) if work.look else None
+        )
+    except ImageError as problem:
+        return Failure(path, str(problem))
 
 
-def _answer(batch: Pending, model: Model, top_k: int, batch_size: int) -> Iterator[Answer]:
+def _answer(batch: Pending, work: _Work) -> Iterator[Answer]:
     """Ask the network about a batch, and put the failures where their pictures stood."""
-    pixels: list[Bytes] = []
-    reasons: list[str | None] = []
-    for _, pending in batch:
-        reason = None
-        if isinstance(pending, str):
-            reason = pending
-        else:
-            try:
-                pixels.append(pending.result())
-            except ImageError as problem:
-                reason = str(problem)
-        reasons.append(reason)
-    ranked = iter(_rank(model, np.stack(pixels), top_k, batch_size) if pixels else [])
-    for (path, _), reason in zip(batch, reasons, strict=True):
-        yield Prediction(path, next(ranked)) if reason is None else Failure(path, reason)
+    outcomes = [pending if isinstance(pending, Failure) else pending.result() for pending in batch]
+    predictions = _rank([outcome for outcome in outcomes if isinstance(outcome, _Read)], work)
+    for outcome in outcomes:
+        yield outcome if isinstance(outcome, Failure) else next(predictions)
 
 
-def _rank(model: Model, pixels: Bytes, top_k: int, batch_size: int) -> list[tuple[Ranked, ...]]:
-    """Name the most probable classes of each image, calibrated where the model knows its temperature."""
-    raw = model.probabilities(pixels, batch_size)
+def _rank(read: list[_Read], work: _Work) -> Iterator[Prediction]:
+    """Name the most probable classes of each picture, calibrated where the model knows its temperature."""
+    if not read:
+        return
+    rows = work.model.probabilities(np.stack([one.pixels for one in read]), work.batch_size)
     # Ranked before calibration, whose rounding could make two classes equal.
-    order = np.argsort(-raw, axis=1, kind="stable")[:, :top_k]
-    if "temperature" in model.metadata:
-        raw = metrics.apply_temperature(raw, model.metadata["temperature"])
-    return [
-        tuple(Ranked(CLASSES[label], float(row[label])) for label in labels)
-        for row, labels in zip(raw, order, strict=True)
-    ]
+    order = np.argsort(-rows, axis=1, kind="stable")[:, : work.top_k]
+    if "temperature" in work.model.metadata:
+        rows = metrics.apply_temperature(rows, work.model.metadata["temperature"])
+    scores = outsiders.scores(rows).tolist()
+    for one, row, labels, score in zip(read, rows, order, scores, strict=True):
+        yield Prediction(
+            one.path,
+            tuple(Ranked(CLASSES[label], float(row[label])) for label in labels),
+            score,
+            None if work.limit is None else score > work.limit,
+            one.pixels,
+            one.picture,
+        )

@@ -75,9 +75,10 @@ def evaluate(
 ) -> None:
     """Measure a MODEL on the test images, or on pictures of your own.
 
-    MODEL is a .keras file, or a run directory, which stands for its best model. Several models are compared
-    with the first one, image by image. Pictures of your own stand in a folder of folders that are named for
-    their classes (airplane, car, bird, ...); a folder with two such folders, train and test, will do as well.
+    MODEL is a .keras file, an exported model, a run directory, which stands for its best model, or 'boxed',
+    the model that comes with the program. Several models are compared with the first one, image by image.
+    Pictures of your own stand in a folder of folders that are named for their classes (airplane, car, bird,
+    ...); a folder with two such folders, train and test, will do as well.
     """
     if (figures or report) and len(models) > 1:
         raise click.UsageError(
@@ -142,6 +143,8 @@ def _summary(result: "Evaluation") -> Table:
             "calibration error",
             f"{_percent(figures.ece)} with {before}, {_percent(result.uncalibrated.ece)} without",
         )
+    if result.false_alarms is not None:
+        rows.append(("false alarms", f"{_percent(result.false_alarms)} marked as none of the ten"))
     rows += [(AVERAGED_NAMES[name], _accuracy(averaged)) for name, averaged in result.averaged.items()]
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
     for row in rows:

@@ -1,0 +1,34 @@
+"""Progress of many pictures, where it may be shown and where not."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from cifarcnn import console
+from cifarcnn.events import PicturesDone, Transfer
+
+
+@pytest.mark.parametrize(("terminal", "pictures"), [(True, True), (True, False), (False, True)])
+def test_pictures_move_a_bar_on_a_terminal_alone(
+    terminal: bool, pictures: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Off a terminal, and where the answers themselves appear, nothing is written."""
+    written = io.StringIO()
+    monkeypatch.setattr(console, "stderr", Console(file=written, force_terminal=terminal, width=80))
+    with console.Progress(pictures=pictures) as progress:
+        for done in range(1, 1001):
+            progress(PicturesDone(done, 1000))
+    assert ("1000/1000" in written.getvalue()) == (terminal and pictures)
+    assert bool(written.getvalue()) == (terminal and pictures)
+
+
+def test_a_download_before_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both kinds of bar can move in one call."""
+    written = io.StringIO()
+    monkeypatch.setattr(console, "stderr", Console(file=written, force_terminal=True, width=80))
+    with console.Progress() as progress:
+        progress(Transfer("mirror", 5_000_000, 10_000_000))
+        progress(PicturesDone(3, 7))
+    assert "mirror" in written.getvalue()
+    assert "3/7" in written.getvalue()

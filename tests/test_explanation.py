@@ -1,0 +1,137 @@
+"""Heat maps: where they are warm, and how they lie over pictures."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fakes
+from cifarcnn import explanation, images, prediction
+from cifarcnn.errors import CifarCNNError
+from cifarcnn.prediction import Failure, Prediction
+
+RED, FROG = (255, 0, 0), 6
+
+
+def corner_heat() -> np.ndarray:
+    """The heat of a red picture for a model that looks at its upper left corner."""
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[:16, :16] = RED
+    return explanation.evidence(fakes.corner(), pixels, FROG)
+
+
+def test_heat_is_where_the_network_looks() -> None:
+    """A network that sees one corner has its evidence there and nowhere far from it."""
+    heat = corner_heat()
+    assert heat.shape == (32, 32)
+    row, column = np.unravel_index(heat.argmax(), heat.shape)
+    assert max(row, column) < 8
+    assert heat[:8, :8].mean() > 5 * heat[16:, 16:].mean()
+    assert heat[:8, :8].min() > heat[20:, 20:].max()
+
+
+def test_evidence_is_the_loss_of_log_probability() -> None:
+    """What cannot be covered changes nothing; covering what speaks against a class counts below zero."""
+    flat = np.full((32, 32, 3), 90, np.uint8)
+    np.testing.assert_allclose(explanation.evidence(fakes.corner(), flat, FROG), 0, atol=1e-6)
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[:16, :16] = RED
+    assert explanation.evidence(fakes.corner(), pixels, 0)[:8, :8].max() < 0
+
+
+def test_temperature_is_applied() -> None:
+    """The figures are of the probabilities that people are shown."""
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[:16, :16] = RED
+    calibrated = explanation.evidence(fakes.corner(temperature=10.0), pixels, FROG)
+    # At that temperature the class is less certain from the beginning, and has more to lose.
+    assert calibrated.max() > 2 * corner_heat().max() > 0
+
+
+@pytest.mark.parametrize("size", [(400, 200), (200, 400), (301, 299), (32, 32)])
+@pytest.mark.parametrize("resize", images.RESIZES)
+def test_the_overlay_has_the_geometry_of_the_resize(size: tuple[int, int], resize: images.Resize) -> None:
+    """The corner the network saw glows in the picture, the rest of what it saw is grey, the rest dark."""
+    picture = Image.new("RGB", size, (200, 200, 200))
+    heat = np.zeros((32, 32))
+    left, top, width, height = images.part_seen(size, resize)
+    across, down = images.place_in_fit(size)[:2] if resize == "fit" else (0, 0)
+    heat[down : down + 4, across : across + 4] = 2.0
+    pixels = np.asarray(explanation.laid_over(picture, heat, resize)).astype(int)
+    assert pixels.shape == (size[1], size[0], 3)
+    glow = pixels[top + 1, left + 1]
+    assert glow[0] > glow[2] + 60
+    assert (np.abs(pixels[top + height - 2, left + width - 2] - 200) <= 1).all()
+    outside = np.ones(pixels.shape[:2], bool)
+    outside[top : top + height, left : left + width] = False
+    assert (np.abs(pixels[outside] - 60) <= 1).all()
+    assert outside.any() == (resize == "crop" and size[0] != size[1])
+
+
+def test_a_map_of_nothing_stays_grey() -> None:
+    """Noise of a thousandth is not blown up to full colour."""
+    picture = Image.new("RGB", (64, 64), (100, 100, 100))
+    heat = np.random.default_rng(0).normal(0, 0.001, (32, 32))
+    assert np.abs(np.asarray(explanation.laid_over(picture, heat, "crop")).astype(int) - 100).max() < 12
+
+
+def write(path: Path, orientation: int = 1) -> Path:
+    """A picture that is red where its stored upper left corner is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.new("RGB", (96, 96))
+    picture.paste(RED, (0, 0, 40, 40))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(path, "PNG", exif=exif)
+    return path
+
+
+def explained(paths: list[Path], directory: Path) -> list[prediction.Answer]:
+    """Predict and explain."""
+    answers = prediction.predict(paths, model=fakes.corner(), look=prediction.LOOK_TO_EXPLAIN)
+    return list(explanation.drawn(answers, fakes.corner(), directory, "crop"))
+
+
+def test_files_are_written_beside_their_names(tmp_path: Path) -> None:
+    """Each picture gets its file, equal names differ, failures get none, and old files are replaced."""
+    paths = [write(tmp_path / "a" / "cat.png"), write(tmp_path / "b" / "CAT.jpg"), tmp_path / "gone.png"]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "cat-explained.png").write_text("old")
+    first, second, third = explained(paths, tmp_path / "out")
+    assert isinstance(first, Prediction)
+    assert isinstance(second, Prediction)
+    assert first.explained == tmp_path / "out" / "cat-explained.png"
+    assert second.explained == tmp_path / "out" / "CAT-2-explained.png"
+    assert third == Failure(str(tmp_path / "gone.png"), "no such file or directory")
+    found = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert found == ["CAT-2-explained.png", "cat-explained.png"]
+    with Image.open(first.explained) as page:
+        assert page.size[0] >= 2 * explanation.SHORTEST
+
+
+def test_the_cameras_orientation_is_followed(tmp_path: Path) -> None:
+    """A picture stored on its head has its heat where people see the corner that the network sees."""
+    (turned,) = explained([write(tmp_path / "turned.png", orientation=3)], tmp_path)
+    assert isinstance(turned, Prediction)
+    assert turned.picture is not None
+    assert turned.picture.getpixel((90, 90)) == RED
+    # The red corner is at the lower right now, where this network does not look.
+    assert turned.top[0].probability < 0.2
+
+
+def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    """A file in the way is named before anything is read."""
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(
+        CifarCNNError, match=r"cannot make the directory .*file: .*; choose another with --explain"
+    ):
+        explanation.drawn([], fakes.corner(), tmp_path / "file", "crop")
+
+
+def test_explanations_are_whole_pngs(tmp_path: Path) -> None:
+    """Nothing but the finished file is left."""
+    explained([write(tmp_path / "p.png")], tmp_path / "out")
+    (only,) = (tmp_path / "out").iterdir()
+    Image.open(io.BytesIO(only.read_bytes())).verify()
