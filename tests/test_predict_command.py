@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -264,15 +263,19 @@ def test_ctrl_c_ends_the_wait_for_standard_input(folder: Path) -> None:
     """A picture that never comes can be waited for no longer."""
     command = Path(sys.executable).with_name("cifarcnn")
     with subprocess.Popen(
-        [command, "predict", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder
+        [command, "predict", "-"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        # A shell starts background jobs with Ctrl-C ignored, which their children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
     ) as process:
         assert process.stdin is not None
         assert process.stderr is not None
         # More than a pipe holds: this returns once the other end is reading.
         process.stdin.write("x" * (1 << 20))
         process.stdin.flush()
-        # Python looks for signals when a read is interrupted, not between two reads that bring something.
-        time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         try:
             assert process.wait(60) == 130

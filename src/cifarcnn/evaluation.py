@@ -60,7 +60,7 @@ class Evaluation:
         figures = self.metrics
         return {
             "schema": 1,
-            "model": str(self.model),
+            "model": modelfile.display_name(self.model),
             "split": self.split,
             "n": figures.n,
             "accuracy": figures.accuracy,

@@ -33,6 +33,11 @@ BEST = "best.keras"
 """The file in a run directory that the directory stands for."""
 
 
+def display_name(path: Path) -> str:
+    """Return what to call a model: its path, or the word that stands for the one of the package."""
+    return boxed.NAME if path == boxed.PATH else str(path)
+
+
 @dataclass(frozen=True)
 class Model:
     """A network ready for inference.
@@ -52,8 +57,8 @@ class Model:
 
     @property
     def name(self) -> str:
-        """What to call it: its path, or the word that stands for the model of the package."""
-        return boxed.NAME if self.path == boxed.PATH else str(self.path)
+        """What to call it."""
+        return display_name(self.path)
 
     @property
     def keras(self) -> "keras.Model":

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from cifarcnn.modelfile import Model
 from cifarcnn.picturefiles import STANDARD_INPUT, Failure, expand
 
 if TYPE_CHECKING:
+    import io
+
     from PIL import Image
 
 READERS = min(4, os.cpu_count() or 1)
@@ -207,14 +209,20 @@ def _submit(pool: ThreadPoolExecutor, sources: Iterator[str | Failure], work: _W
     return [
         source
         if isinstance(source, Failure)
-        else pool.submit(
-            _read,
-            source,
-            sys.stdin.buffer.read(images.LARGEST_FILE + 1) if source == STANDARD_INPUT else None,
-            work,
-        )
+        else pool.submit(_read, source, _standard_input() if source == STANDARD_INPUT else None, work)
         for source in itertools.islice(sources, work.batch_size)
     ]
+
+
+def _standard_input() -> bytes:
+    """Read standard input, up to a byte more than a picture may have.
+
+    Piece by piece, since Python looks for signals between two reads of its own, but not within one.
+    """
+    stream, data = cast("io.BufferedReader", sys.stdin.buffer), bytearray()
+    while piece := stream.read1(min(1 << 20, images.LARGEST_FILE + 1 - len(data))):
+        data += piece
+    return bytes(data)
 
 
 def _read(path: str, data: bytes | None, work: _Work) -> _Read | Failure:

@@ -12,7 +12,7 @@ from rich.text import Text
 from cifarcnn import console
 from cifarcnn.cifar10 import CLASSES
 from cifarcnn.commands.options import images_option, json_option
-from cifarcnn.modelfile import BATCH_SIZE
+from cifarcnn.modelfile import BATCH_SIZE, display_name
 
 if TYPE_CHECKING:
     from cifarcnn.evaluation import Evaluation
@@ -112,7 +112,7 @@ def evaluate(
 def _show(result: "Evaluation") -> None:
     """Print the figures of one model for people."""
     show = console.stdout.print
-    name = escape(console.printable(str(result.model)))
+    name = escape(console.printable(display_name(result.model)))
     source = escape(console.printable(result.images.source))
     show(f"[bold]{name}[/] on {result.metrics.n:,} {result.split} images from {source}", soft_wrap=True)
     show(_summary(result))
@@ -189,7 +189,7 @@ def _show_comparison(results: list["Evaluation"], comparisons: list["Comparison"
     show = console.stdout.print
     show(f"{len(results)} models on the same {results[0].metrics.n:,} {results[0].split} images")
     for number, result in enumerate(results, 1):
-        show(f"  [bold]{number}[/]  {escape(console.printable(str(result.model)))}", soft_wrap=True)
+        show(f"  [bold]{number}[/]  {escape(console.printable(display_name(result.model)))}", soft_wrap=True)
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("model")
     for heading in ("accuracy", "95 % interval", "loss", "calibration error", "images/s"):
