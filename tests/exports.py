@@ -6,6 +6,14 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
+
+QUIET_CONVERTERS = pytest.mark.filterwarnings(
+    # What the converters say of coming versions of NumPy, Keras and Python while they are imported.
+    "ignore::FutureWarning",
+    "ignore::DeprecationWarning",
+    "ignore::UserWarning",
+)
 
 IMAGES = (
     np.random.default_rng(5).integers(0, 256, (530, 4, 4, 3), np.uint8).repeat(8, axis=1).repeat(8, axis=2)

@@ -122,7 +122,7 @@ def test_validation_images_are_those_that_the_training_held_out(folder: Path) ->
     np.testing.assert_array_equal(result.images.images, train.images[held_out])
     np.testing.assert_array_equal(result.images.labels, train.labels[held_out])
     assert result.metrics.n == 400
-    assert "temperature was fitted on these images" in repr(notes)
+    assert "calibrated on these images" in repr(notes)
 
 
 def test_false_alarms_are_the_share_above_the_limit(folder: Path) -> None:

@@ -19,12 +19,7 @@ import models
 from cifarcnn import boxed, conversion, exported, graphguard, modelfile
 from cifarcnn.errors import ModelError
 
-pytestmark = pytest.mark.filterwarnings(
-    # What the converters say of coming versions of NumPy, Keras and Python while they are imported.
-    "ignore::FutureWarning",
-    "ignore::DeprecationWarning",
-    "ignore::UserWarning",
-)
+pytestmark = exports.QUIET_CONVERTERS
 
 
 @pytest.fixture(scope="module")

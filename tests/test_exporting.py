@@ -21,12 +21,7 @@ from conftest import Run
 
 METADATA = {"arch": "modern", "classes": ["airplane"], "seed": 3, "temperature": 1.5, "val_size": 5000}
 FORMATS = {"litert": "m.tflite", "onnx": "m.onnx", "saved-model": "m_saved_model"}
-pytestmark = pytest.mark.filterwarnings(
-    # What the converters say of coming versions of NumPy, Keras and Python while they are imported.
-    "ignore::FutureWarning",
-    "ignore::DeprecationWarning",
-    "ignore::UserWarning",
-)
+pytestmark = exports.QUIET_CONVERTERS
 
 
 @pytest.fixture(scope="module")

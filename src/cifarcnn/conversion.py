@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from cifarcnn import backend, modelguard
 from cifarcnn.errors import ModelError
+from cifarcnn.exported import LITERT_MARK
 from cifarcnn.runtimes import import_onnx
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def halve(flatbuffer: bytes) -> tuple[bytes, list[tuple[Array, Array]]]:
             buffer.data = None
         buffer.Pack = _AlignedPacking(buffer)
     builder = flatbuffers.Builder(len(flatbuffer))
-    builder.Finish(model.Pack(builder), b"TFL3")
+    builder.Finish(model.Pack(builder), LITERT_MARK)
     return bytes(builder.Output()), kernels
 
 

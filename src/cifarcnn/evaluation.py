@@ -148,9 +148,8 @@ def evaluate(
         raise ModelError(f"the model {path} answers with numbers that are not finite; train it again")
     temperature = loaded.metadata.get("temperature")
     if temperature is not None and split == "validation":
-        on_event(
-            Note("the temperature was fitted on these images: their calibration error flatters the model")
-        )
+        figures = "calibration error" if limit is None else "calibration error and false alarms"
+        on_event(Note(f"the model was calibrated on these images: their {figures} flatter it"))
     views = _augmented_views(loaded, images.images, plain, batch_size) if tta else {}
     probabilities = metrics.apply_temperature(plain, temperature) if temperature else plain
     return Evaluation(

@@ -93,7 +93,7 @@ def predict(
 
     Where the model knows its limit, images are marked as probably showing none of the ten classes whose
     probabilities are spread wider (by their entropy, 0 to 1) than those of 95 % of its validation images.
-    The mark finds about a fifth of such images: its absence proves nothing.
+    The mark misses many such images: its absence proves nothing.
     """
     from cifarcnn import prediction
 
