@@ -25,7 +25,7 @@ from cifarcnn import architectures, config, expectations, files, summaries
 from harness import HERE, say
 
 RESULTS = HERE / "recipes.json"
-VARYING = ("seed", "device", "precision")
+VARYING = ("seed", "device", "devices", "precision")
 """Settings that are no part of a recipe."""
 
 

@@ -45,8 +45,35 @@ def test_what_is_asked_for_is_taken() -> None:
     hardware = machine("avx512_bf16", gpus=(Gpu("A100", (8, 0)), Gpu("A100", (8, 0))))
     assert devices.choose(hardware, "cpu").precision == "mixed_bfloat16"
     assert devices.choose(hardware, "gpu:1").device == "gpu:1"
-    choice = devices.choose(hardware, "gpu", "float32")
+    choice = devices.choose(hardware, "gpu", "float32", 1)
     assert (choice.device, choice.precision) == ("gpu:0", "float32")
+
+
+def test_all_gpus_train_unless_fewer_are_asked_for() -> None:
+    """The weakest of them decides on the arithmetic; JAX trains on one."""
+    gpus = (Gpu("A100", (8, 0)), Gpu("V100", (7, 0)), Gpu("V100", (7, 0)))
+    both = devices.choose(machine(gpus=gpus))
+    assert (both.device, both.count, both.precision) == ("gpu", 3, "mixed_float16")
+    assert "3 GPUs in step (A100, V100)" in both.reason
+    assert devices.choose(machine(gpus=gpus), count=2).count == 2
+    assert devices.choose(machine(gpus=gpus), count=1).precision == "mixed_bfloat16"
+    assert devices.choose(machine(gpus=gpus), "gpu:1").count == 1
+    assert devices.choose(machine(gpus=gpus, backend="jax")).count == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "backend", "said"),
+    [
+        ("gpu", 4, "tensorflow", "devices is 4, but tensorflow found 3 usable GPUs"),
+        ("gpu:1", 2, "tensorflow", "'gpu:1' is one GPU, but devices is 2"),
+        ("auto", 2, "jax", "on jax one trains"),
+    ],
+)
+def test_more_devices_than_there_are_get_one_line(device: str, count: int, backend: str, said: str) -> None:
+    """What was asked for, what there is."""
+    hardware = machine(gpus=(Gpu("A100", (8, 0)),) * 3, backend=backend)
+    with pytest.raises(UsageError, match=said):
+        devices.choose(hardware, device, count=count)
 
 
 def test_xla_is_for_gpus_which_also_take_more_steps_per_call() -> None:

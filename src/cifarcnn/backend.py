@@ -72,12 +72,12 @@ def hardware() -> devices.Hardware:
 def inference() -> str:
     """Say on what and in which arithmetic saved networks answer: Keras's first device, float32."""
     found = hardware()
-    return devices.choose(found, precision="float32").reason.replace(": as asked", "")
+    return devices.choose(found, precision="float32", count=1).reason.replace(": as asked", "")
 
 
 @contextlib.contextmanager
-def running_on(choice: devices.Choice, cpus: int) -> Iterator[None]:
-    """Place everything made within the block on the chosen device.
+def running_on(choice: devices.Choice, cpus: int, *, alone: bool = True) -> Iterator[None]:
+    """Place everything made within the block on the chosen device; not so if it is one of several.
 
     Threads are set once a process, before the first operation; later calls leave them.
     """
@@ -90,7 +90,10 @@ def running_on(choice: devices.Choice, cpus: int) -> Iterator[None]:
         # time would compete for the cores and the cache.
         with contextlib.suppress(RuntimeError):
             tf.config.threading.set_intra_op_parallelism_threads(cpus)
-            tf.config.threading.set_inter_op_parallelism_threads(1 if choice.device == "cpu" else 0)
+            tf.config.threading.set_inter_op_parallelism_threads(1 if choice.device == "cpu" and alone else 0)
+    if not alone:  # a strategy places what it computes
+        yield
+        return
     with keras.device(choice.device if ":" in choice.device else f"{choice.device}:0"):
         yield
 

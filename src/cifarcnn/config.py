@@ -107,6 +107,13 @@ class Settings:
         choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )
     device: str = _setting("auto", "auto, cpu, gpu or gpu:N.")
+    devices: int | None = _setting(
+        None,
+        "Train on this many GPUs in step; with --device cpu on as many parts of the CPU, to try it out."
+        "  [default: all GPUs]",
+        least=1,
+        most=64,
+    )
     deterministic: bool = _setting(
         False, "On a GPU too, the same seed gives the same result on the same machine; slower."
     )

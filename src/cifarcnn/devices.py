@@ -65,6 +65,7 @@ class Choice:
         warning: a fault that the user should mend, or None.
         jit_compile: what to pass to ``Model.compile``. XLA is far slower than oneDNN on a CPU.
         steps_per_execution: steps made by one call; between calls the device waits for Python.
+        count: how many devices train in step: all the GPUs, or as many virtual parts of the CPU.
     """
 
     device: str
@@ -73,35 +74,53 @@ class Choice:
     warning: str | None
     jit_compile: bool | str
     steps_per_execution: int
+    count: int = 1
 
 
-def choose(hardware: Hardware, device: str = "auto", precision: str = "auto") -> Choice:
+def choose(
+    hardware: Hardware, device: str = "auto", precision: str = "auto", count: int | None = None
+) -> Choice:
     """Choose the device and the arithmetic.
 
     Args:
         hardware: what there is.
         device: "auto", "cpu", "gpu" or "gpu:N".
         precision: "auto", or a Keras dtype policy, which is taken as it is.
+        count: how many devices are to train in step; None for all GPUs. There is one CPU,
+            which TensorFlow can divide for trial.
 
     Raises:
-        UsageError: ``device`` is no such name, or there is no such GPU.
+        UsageError: ``device`` is no such name, or there is no such GPU, or there are not so many.
     """
     match = re.fullmatch(r"auto|cpu|gpu(?::(\d+))?", device)
     if match is None:
         raise UsageError(f"device is {device!r}; expected auto, cpu, gpu or gpu:N")
+    if count is not None and count > 1 and hardware.backend != "tensorflow":
+        raise UsageError(
+            f"devices is {count}, but on {hardware.backend} one trains; expected 1, or TensorFlow"
+        )
     warning = _idle_gpu_warning(hardware) if device != "cpu" else None
     if device == "cpu" or (device == "auto" and not hardware.gpus):
-        return _on_cpu(hardware, precision, warning)
-    number = int(match[1] or 0)
-    if number >= len(hardware.gpus):
+        return _on_cpu(hardware, precision, count or 1, warning)
+    numbers = _gpu_numbers(hardware, device, match[1], count)
+    if numbers[-1] >= len(hardware.gpus):
         found = f"{len(hardware.gpus)} usable GPUs" if hardware.gpus else (warning or "no GPU")
-        raise UsageError(
-            f"device is {device!r}, but {hardware.backend} found {found}; use --device cpu or auto"
-        )
-    return _on_gpu(hardware, number, precision)
+        wanted = f"device is {device!r}" if len(numbers) == 1 else f"devices is {len(numbers)}"
+        raise UsageError(f"{wanted}, but {hardware.backend} found {found}; use --device cpu or auto")
+    return _on_gpus(hardware, numbers, precision)
 
 
-def _on_cpu(hardware: Hardware, precision: str, warning: str | None) -> Choice:
+def _gpu_numbers(hardware: Hardware, device: str, named: str | None, count: int | None) -> range:
+    """Return which GPUs are asked for."""
+    if named is not None:
+        if count is not None and count > 1:
+            raise UsageError(f"device {device!r} is one GPU, but devices is {count}; expected --device gpu")
+        return range(int(named), int(named) + 1)
+    everyone = len(hardware.gpus) if hardware.backend == "tensorflow" else 1
+    return range(max(1, everyone if count is None else count))
+
+
+def _on_cpu(hardware: Hardware, precision: str, count: int, warning: str | None) -> Choice:
     native = sorted(hardware.flags & BFLOAT16_FLAGS)
     if precision != "auto":
         why = "as asked"
@@ -112,28 +131,34 @@ def _on_cpu(hardware: Hardware, precision: str, warning: str | None) -> Choice:
     else:
         precision, why = "float32", "the CPU does not compute bfloat16 natively"
     cores = f"{hardware.cpus} core" + "s" * (hardware.cpus != 1)
+    if count > 1:
+        cores += f" as {count} devices, which is slower than one"
     jit, steps = (True, 1) if hardware.backend == "jax" else (False, CPU_STEPS_PER_CALL)
-    return Choice("cpu", precision, f"{hardware.cpu}, {cores}; {precision}: {why}", warning, jit, steps)
+    reason = f"{hardware.cpu}, {cores}; {precision}: {why}"
+    return Choice("cpu", precision, reason, warning, jit, steps, count)
 
 
-def _on_gpu(hardware: Hardware, number: int, precision: str) -> Choice:
-    gpu = hardware.gpus[number]
+def _on_gpus(hardware: Hardware, numbers: range, precision: str) -> Choice:
+    gpus = [hardware.gpus[number] for number in numbers]
+    # The weakest decides.
+    capability = min(gpu.capability or (0, 0) for gpu in gpus)
+    shown = f"compute capability {capability[0]}.{capability[1]}"
     if precision != "auto":
         why = "as asked"
-    elif gpu.capability is None:
+    elif capability == (0, 0):
         precision, why = "float32", "the GPU's compute capability is unknown"
-    elif gpu.capability >= (8, 0):
-        precision, why = (
-            "mixed_bfloat16",
-            f"compute capability {gpu.capability[0]}.{gpu.capability[1]} >= 8.0",
-        )
-    elif gpu.capability >= (7, 0):
-        precision, why = "mixed_float16", f"compute capability {gpu.capability[0]}.{gpu.capability[1]} >= 7.0"
+    elif capability >= (8, 0):
+        precision, why = "mixed_bfloat16", f"{shown} >= 8.0"
+    elif capability >= (7, 0):
+        precision, why = "mixed_float16", f"{shown} >= 7.0"
     else:
-        precision, why = "float32", f"compute capability {gpu.capability[0]}.{gpu.capability[1]} < 7.0"
+        precision, why = "float32", f"{shown} < 7.0"
     # JAX compiles the steps of a call one after the other into one program, which takes time.
     steps = 4 if hardware.backend == "jax" else 16
-    return Choice(f"gpu:{number}", precision, f"{gpu.name}; {precision}: {why}", None, "auto", steps)
+    device, name = f"gpu:{numbers[0]}", gpus[0].name
+    if len(gpus) > 1:
+        device, name = "gpu", f"{len(gpus)} GPUs in step ({', '.join(sorted({gpu.name for gpu in gpus}))})"
+    return Choice(device, precision, f"{name}; {precision}: {why}", None, "auto", steps, len(gpus))
 
 
 def _idle_gpu_warning(hardware: Hardware) -> str | None:

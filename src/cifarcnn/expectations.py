@@ -80,7 +80,7 @@ def table() -> dict[tuple[str, str], Expectation]:
 def of(settings: Settings) -> Expectation | None:
     """Return what is expected of a training, None if it is not a recipe as it was measured."""
     recipe = config.resolve({"arch": settings.arch, "recipe": settings.recipe})
-    free = {"seed": 0, "device": "auto", "precision": "auto", "deterministic": False}
+    free = {"seed": 0, "device": "auto", "precision": "auto", "deterministic": False, "devices": None}
     if dataclasses.replace(settings, **free) != dataclasses.replace(recipe, **free):  # type: ignore[arg-type]
         return None
     return table().get((settings.arch, settings.recipe))

@@ -7,33 +7,31 @@ as if it had not. The public functions stand in ``cifarcnn.training``.
 
 import contextlib
 import dataclasses
+import json
 import math
 import platform
 import time
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-import keras
 import numpy as np
 import numpy.typing as npt
 
 from cifarcnn import (
     architectures,
+    assembly,
     backend,
     metrics,
     modelfile,
-    optimizer,
     outsiders,
     pipeline,
     presentation,
     run,
     schedules,
-    twin,
-    whitening,
 )
-from cifarcnn.cifar10 import CLASSES, Images
-from cifarcnn.config import Settings, side_of_epoch
-from cifarcnn.devices import Choice
+from cifarcnn.assembly import Task
+from cifarcnn.cifar10 import CLASSES
+from cifarcnn.config import side_of_epoch
 from cifarcnn.errors import Interrupted, RunError
 from cifarcnn.events import EpochDone, OnEvent
 from cifarcnn.run import Checkpoint, Progress, RunDirectory
@@ -41,25 +39,11 @@ from cifarcnn.signals import StopRequest
 from cifarcnn.tensorboard_log import TensorBoardLog
 from cifarcnn.watcher import Watcher
 
+if TYPE_CHECKING:
+    from cifarcnn.replicas import Replicas
+
 REDRAW_SECONDS = 5
 """Draw the pictures at most this often, and at the end; drawing takes 0.4 s of a core."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a training works on: fixed settings, hardware and data.
-
-    ``facts`` are compared when a run is resumed: versions and checksums on which its result depends. ``data``
-    is where the user said the data set is.
-    """
-
-    settings: Settings
-    choice: Choice
-    cpus: int
-    train: Images
-    validation: Images | None
-    facts: dict[str, Any]
-    data: str | None
 
 
 class Training:
@@ -70,54 +54,78 @@ class Training:
 
     def __init__(self, task: Task, on_event: OnEvent, checkpoint: Checkpoint | None = None) -> None:
         settings = task.settings
-        self.task, self.on_event = task, on_event
+        self.task, self.on_event, self.replicas = task, on_event, task.replicas
+        self.writes = self.replicas is None or self.replicas.chief
         self.batch_size = settings.batch_size
         self.steps = len(task.train) // self.batch_size
         self.progress = checkpoint.progress if checkpoint else Progress()
-        self.targets = _one_hot(task.train.labels, settings.label_smoothing)
+        self.targets = assembly.one_hot(task.train.labels, settings.label_smoothing)
         self.rates = schedules.learning_rates(settings, self.steps)
-        self.pair = _build(task, self.rates)
+        self.pair = assembly.build(task, self.rates)
         if checkpoint:
-            _restore(self.pair, checkpoint)
+            assembly.restore(self.pair, checkpoint)
         self.resumed_settings = checkpoint.settings if checkpoint else None
         self.answers: npt.NDArray[np.float32] | None = None
         self.drawn, self.drawn_epoch = -math.inf, self.progress.epoch
 
-    def run(self, directory: RunDirectory) -> None:
+    def run(self, directory: RunDirectory | None) -> None:
         """Train until the last epoch, or until patience, a signal or a fault ends it.
 
         Args:
-            directory: where everything is saved; locked by the caller.
+            directory: where everything is saved; locked by the caller. None for a worker that is not the
+                chief, which writes nothing and is told the chief's.
 
         Raises:
             Interrupted: a signal came; the state after the last step is saved.
             RunError: the loss is no number any more, or the directory cannot be written.
         """
-        self.directory = directory
-        settings = self.task.settings
-        with StopRequest() as stop:
-            # A new run is resumable from here on, and an extended one remembers its new end.
-            if settings != self.resumed_settings:
-                self._save()
-                directory.write_json("settings", dataclasses.asdict(settings))
-                directory.write_json("environment", {**self.task.facts, "platform": platform.platform()})
-            with run.saving(directory.path):
-                self.log = TensorBoardLog(directory.tensorboard, self.progress.rows)
-            with contextlib.closing(self.log):
-                while not self.progress.finished(settings):
-                    self._stop_if_asked(stop)
-                    speed = self._train_epoch(stop)
-                    self._finish_epoch(speed)
-                if self.drawn_epoch != self.progress.epoch:
-                    self._redraw()
+        self.directory = self._share(directory) if directory is None or self.task.cluster else directory
+        with StopRequest() as stop, contextlib.ExitStack() as stack:
+            if self.writes:
+                self._begin()
+                stack.enter_context(contextlib.closing(self.log))
+            while not self.progress.finished(self.task.settings):
+                self._stop_if_asked(stop)
+                speed = self._train_epoch(stop)
+                self._finish_epoch(speed)
+            if self.drawn_epoch != self.progress.epoch:
+                self._redraw()
+
+    def _share(self, directory: RunDirectory | None) -> RunDirectory:
+        """Let all workers begin where the chief does, and know its directory."""
+        broadcast = cast("Replicas", self.replicas).broadcast
+        document: Any = None
+        if directory is not None:
+            document = {"directory": str(directory.path), "progress": dataclasses.asdict(self.progress)}
+        document = json.loads(broadcast(json.dumps(document).encode()))
+        if directory is None:
+            self.progress = Progress(**document["progress"])
+            self.drawn_epoch = self.progress.epoch
+        if self.progress.epoch or self.progress.step:
+            for variable in self.pair.state():
+                value = np.asarray(variable)
+                chiefs = np.frombuffer(broadcast(value.tobytes()), value.dtype)
+                variable.assign(chiefs.reshape(value.shape))
+        return RunDirectory(Path(document["directory"]))
+
+    def _begin(self) -> None:
+        """Make the run resumable, and an extended one remember its new end; open the log."""
+        directory, settings = self.directory, self.task.settings
+        if settings != self.resumed_settings:
+            self._save()
+            directory.write_json("settings", dataclasses.asdict(settings))
+            directory.write_json("environment", {**self.task.facts, "platform": platform.platform()})
+        with run.saving(directory.path):
+            self.log = TensorBoardLog(directory.tensorboard, self.progress.rows)
 
     def _stop_if_asked(self, stop: StopRequest) -> None:
-        """Raise if a signal came. Everything is saved whenever this is called."""
-        if stop.received is not None:
+        """Raise if a signal came, here or at another worker. All is saved whenever this is called."""
+        received = self.replicas.agree(stop.received) if self.replicas else stop.received
+        if received is not None:
             raise Interrupted(
                 f"stopped in epoch {self.progress.epoch + 1} after step {self.progress.step} of {self.steps};"
                 f" saved; go on with: {run.resume_command(self.directory.path)}",
-                128 + stop.received,
+                128 + received,
             )
 
     def _train_epoch(self, stop: StopRequest) -> float:
@@ -137,11 +145,12 @@ class Training:
             rest = picks[progress.step * self.batch_size :]
             watcher = Watcher(progress, settings, self.steps, stop, self.on_event)
             self.pair.twin.within_epoch = progress.step > 0
-            self.pair.twin.fit(
-                **backend.feed(rest, self.targets[rest[:, 0]], self.batch_size),
-                callbacks=[watcher],
-                verbose=0,
-            )
+            targets = self.targets[rest[:, 0]]
+            if self.replicas:
+                self.replicas.fit(self.pair.twin, rest, targets, self.batch_size, watcher)
+            else:
+                batches = backend.feed(rest, targets, self.batch_size)
+                self.pair.twin.fit(**batches, callbacks=[watcher], verbose=0)
             seconds = time.monotonic() - watcher.started
             progress.seconds += seconds
             progress.epoch_seconds += seconds
@@ -158,6 +167,8 @@ class Training:
         started = time.monotonic()
         progress = self.progress
         results = self.pair.twin.get_metrics_result()
+        if self.replicas:
+            self.replicas.check_equal(self.pair.twin)
         self.pair.update_stock()
         val_loss, val_accuracy = self._validate()
         # The loss of the last step was measured before its update.
@@ -181,10 +192,11 @@ class Training:
         }
         progress.rows.append(row)
         progress.epoch_seconds = 0.0
-        with run.saving(self.directory.path):
-            for path in [self.directory.last] + [self.directory.best] * better:
-                modelfile.save(self.pair.stock, path, self._metadata(row))
-            self.log.add(row)
+        if self.writes:
+            with run.saving(self.directory.path):
+                for path in [self.directory.last] + [self.directory.best] * better:
+                    modelfile.save(self.pair.stock, path, self._metadata(row))
+                self.log.add(row)
         progress.seconds += time.monotonic() - started
         self._save()
         self.on_event(EpochDone(**row, epochs=self.task.settings.epochs, best=better))
@@ -196,13 +208,20 @@ class Training:
         images = self.task.validation
         if images is None:
             return None, None
-        model = modelfile.Model(self.directory.last, {}, self.pair.stock)
-        self.answers = model.probabilities(images.images)
-        loss = float(metrics.losses(self.answers, images.labels).mean())
-        return loss, float((self.answers.argmax(axis=1) == images.labels).mean())
+        found = b""
+        if self.writes:
+            model = modelfile.Model(self.directory.last, {}, self.pair.stock)
+            self.answers = model.probabilities(images.images)
+            loss = float(metrics.losses(self.answers, images.labels).mean())
+            found = json.dumps([loss, float((self.answers.argmax(axis=1) == images.labels).mean())]).encode()
+        # Other processors would round otherwise, but all workers must take the same decisions.
+        loss, accuracy = json.loads(self.replicas.broadcast(found) if self.replicas else found)
+        return loss, accuracy
 
     def _redraw(self) -> None:
         """Renew the pictures, in the run directory and in TensorBoard's log."""
+        if not self.writes:
+            return
         progress, images = self.progress, self.task.validation
         with run.saving(self.directory.path):
             pictures = presentation.redraw(
@@ -240,6 +259,8 @@ class Training:
 
     def _save(self) -> None:
         """Save everything on which the rest depends, then the tables drawn from it."""
+        if not self.writes:
+            return
         variables = [np.asarray(variable) for variable in self.pair.state()]
         self.directory.save_checkpoint(
             Checkpoint(self.task.settings, self.task.facts, self.task.data, self.progress, variables)
@@ -264,58 +285,3 @@ def _is_better(accuracy: float | None, loss: float | None, progress: Progress) -
     if accuracy is None or loss is None or progress.best_accuracy is None or progress.best_loss is None:
         return True
     return (accuracy, -loss) > (progress.best_accuracy, -progress.best_loss)
-
-
-def _build(task: Task, rates: npt.NDArray[np.float32]) -> twin.Pair:
-    """Make the network, its twin and the optimizer, all from the settings."""
-    settings = task.settings
-    keras.utils.set_random_seed(settings.seed)
-    keras.mixed_precision.set_dtype_policy("float32")
-    variant = architectures.Variant(settings.normalize, settings.batch_norm_momentum, settings.dropout)
-    row = architectures.find(settings.arch)
-    stock = row.build(variant)
-    if row.whitened:
-        whitening.initialise(stock, task.train.images, settings.seed)
-    pair = twin.make(
-        stock,
-        task.train.images,
-        margin=settings.shift,
-        precision=settings.precision,
-        seed=settings.seed,
-        any_side=row.any_side,
-    )
-    pair.twin.compile(
-        optimizer=optimizer.make(settings, rates),
-        loss=keras.losses.CategoricalCrossentropy(from_logits=True),
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-        jit_compile=task.choice.jit_compile,
-        steps_per_execution=min(task.choice.steps_per_execution, len(rates)),
-    )
-    # Keras makes these variables at the first step; a checkpoint must find them before.
-    pair.twin.optimizer.build(pair.twin.trainable_variables)
-    nothing = np.zeros((1, len(CLASSES)), np.float32)
-    pair.twin.compute_metrics(x=None, y=nothing, y_pred=nothing)
-    pair.twin.reset_metrics()
-    return pair
-
-
-def _restore(pair: twin.Pair, checkpoint: Checkpoint) -> None:
-    """Put the checkpoint's variables back."""
-    variables = pair.state()
-    shapes = [tuple(variable.shape) for variable in variables]
-    found = [value.shape for value in checkpoint.variables]
-    if shapes != found:
-        raise RunError(
-            f"the checkpoint holds {len(found)} variables that do not fit the {len(shapes)} of this network"
-            " and optimizer; it was not written by this version of cifarcnn"
-        )
-    for variable, value in zip(variables, checkpoint.variables, strict=True):
-        variable.assign(value)
-
-
-def _one_hot(labels: npt.NDArray[np.uint8], smoothing: float) -> npt.NDArray[np.float32]:
-    """Return the targets, float32 (n, 10), with ``smoothing`` of each row spread over all classes."""
-    classes = len(CLASSES)
-    targets = np.full((len(labels), classes), smoothing / classes, np.float32)
-    targets[np.arange(len(labels)), labels] += 1 - smoothing
-    return targets

@@ -14,10 +14,13 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
 
     Keras 3 computes moments and elementwise steps separately, in float32. The fused operation reads bfloat16
     or float16 activations and keeps float32 statistics; a training step of ``vgg2`` takes a third less time.
+    Where several devices share a batch, it is normalised by all of it.
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalise (n, height, width, channels) by the batch; other ranks, or inference, as Keras does."""
+        if training and (replica := _one_of_several()) is not None:
+            return self._normalise_together(inputs, replica)
         if not training or len(inputs.shape) != 4:
             return super().call(inputs, training=training, mask=mask)
         normalised, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
@@ -32,9 +35,26 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
         # The operation divides the sum of squares by count - 1, Keras by count.
         count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
         variance *= (count - 1) / count
+        self._follow(mean, variance)
+        return normalised
+
+    def _normalise_together(self, inputs: Any, replica: Any) -> Any:
+        """Normalise this device's share, (n, ..., channels), by the statistics of the whole batch."""
+        values = tf.cast(inputs, tf.float32)
+        axes = list(range(values.shape.rank - 1))
+        sums = tf.stack([tf.reduce_mean(values, axes), tf.reduce_mean(tf.square(values), axes)])
+        mean, square = tf.unstack(
+            replica.all_reduce(tf.distribute.ReduceOp.SUM, sums) / replica.num_replicas_in_sync
+        )
+        variance = tf.maximum(square - tf.square(mean), 0)
+        self._follow(mean, variance)
+        normalised = tf.nn.batch_normalization(values, mean, variance, self.beta, self.gamma, self.epsilon)
+        return tf.cast(normalised, inputs.dtype)
+
+    def _follow(self, mean: Any, variance: Any) -> None:
+        """Move the moving statistics towards those of a batch."""
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + batch * (1 - self.momentum))
-        return normalised
 
 
 class SmallImageConv2D(keras.layers.Conv2D):  # type: ignore[misc]
@@ -83,7 +103,8 @@ class ByteDropout(keras.layers.Dropout):  # type: ignore[misc]
     """Dropout that decides by a random byte for each unit, where Keras draws a 32-bit number.
 
     The rate is rounded to a multiple of 1/256 (0.35 becomes 0.3516), and the kept units are scaled by the
-    rounded rate, so that the mean is right.
+    rounded rate, so that the mean is right. Where several devices share a batch, each draws the bytes that a
+    single one would have drawn for its share.
     """
 
     def call(self, inputs: Any, training: bool = False) -> Any:
@@ -93,10 +114,42 @@ class ByteDropout(keras.layers.Dropout):  # type: ignore[misc]
             return inputs
         seed = tf.cast(self.seed_generator.next(), tf.int32)
         size = tf.size(inputs)
-        words = tf.random.stateless_uniform(((size + 3) // 4,), seed, None, None, tf.int32, alg="philox")
-        random_bytes = tf.reshape(tf.bitcast(words, tf.uint8), (-1,))[:size]
+        replica = _one_of_several()
+        if replica is None:
+            words = tf.random.stateless_uniform(((size + 3) // 4,), seed, None, None, tf.int32, alg="philox")
+            random_bytes = tf.reshape(tf.bitcast(words, tf.uint8), (-1,))[:size]
+        else:
+            random_bytes = _random_bytes(
+                seed, tf.cast(replica.replica_id_in_sync_group, tf.int32) * size, size
+            )
         mask = tf.cast(tf.reshape(random_bytes < kept, tf.shape(inputs)), inputs.dtype)
         return inputs * (mask * tf.cast(256 / kept, inputs.dtype))
+
+
+def _one_of_several() -> Any:
+    """Return the context of this device among those that share a batch, or None if there is but one."""
+    replica = tf.distribute.get_replica_context()
+    return replica if replica is not None and replica.num_replicas_in_sync > 1 else None
+
+
+def _random_bytes(seed: Any, first: Any, count: Any) -> Any:
+    """Return ``count`` of the random bytes of a seed from the ``first`` on, without drawing those before.
+
+    Philox computes blocks of 16 bytes, each from the block's number alone.
+    """
+    block = 16
+    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
+    start = tf.cast([first // block, 0], tf.int64)
+    counter = tf.bitcast(tf.bitcast(counter, tf.int64) + start, tf.uint64)
+    words = tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=[(count + 2 * block - 2) // block * (block // 4)],
+        key=key,
+        counter=counter,
+        alg=1,
+        dtype=tf.int32,
+    )
+    skipped = first % block
+    return tf.reshape(tf.bitcast(words, tf.uint8), (-1,))[skipped : skipped + count]
 
 
 REPLACEMENTS: dict[type, Any] = {

@@ -6,20 +6,22 @@ They resolve settings, data and hardware and hand over to ``cifarcnn.loop``; Ker
 import contextlib
 import dataclasses
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cifarcnn import config, devices, expectations, preflight, presentation, schedules, sources
+from cifarcnn import config, preparation, presentation, schedules
+from cifarcnn.cluster import WAIT_SECONDS, Cluster
 from cifarcnn.config import Settings
 from cifarcnn.errors import RunError, UsageError
 from cifarcnn.events import Note, OnEvent, ignore
+from cifarcnn.preparation import ALONE, Company
 from cifarcnn.run import Checkpoint, Progress, RunDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
-    from cifarcnn.loop import Task, Training
+    from cifarcnn.assembly import Task
+    from cifarcnn.loop import Training
 
 
 @dataclass(frozen=True)
@@ -56,23 +58,36 @@ class TrainingResult:
         paths = {"run_dir": str(self.run_dir), "model": str(self.model)}
         return {"schema": 1, **dataclasses.asdict(self), **paths}
 
+    @classmethod
+    def from_document(cls, document: "Mapping[str, Any]") -> "TrainingResult":
+        """Return what ``as_document`` was made of."""
+        fields = {name: value for name, value in document.items() if name != "schema"}
+        return cls(**{**fields, "run_dir": Path(fields["run_dir"]), "model": Path(fields["model"])})
+
 
 def train(
     *,
     out: str | Path = "runs",
     data: str | Path | None = None,
     settings_file: str | Path | None = None,
+    alone: bool = False,
+    wait: float = WAIT_SECONDS,
+    scale_batch: bool = False,
     on_event: OnEvent = ignore,
     **settings: config.Value,
 ) -> TrainingResult:
     """Train a network on the training images, and keep the best model by the validation images.
 
-    The test images are not read.
+    The test images are not read. Where ``TF_CONFIG`` or SLURM says that this process is one of several, they
+    train in step; the first writes the run directory.
 
     Args:
         out: where the run directory is made.
         data: the data set's directory or archive; else it is looked for and, if need be, fetched.
         settings_file: a TOML file of settings.
+        alone: train in this process alone whatever the environment says.
+        wait: seconds to wait for the other processes.
+        scale_batch: multiply batch size and learning rate by the number of devices.
         on_event: told what happens; see ``cifarcnn.events``.
         **settings: fields of ``cifarcnn.Settings``; they win over the file.
 
@@ -87,10 +102,12 @@ def train(
         >>> result.model
         PosixPath('runs/20261121-101500-vgg2-fast-seed0/best.keras')
     """
-    from_file = config.read_toml(settings_file) if settings_file is not None else {}
-    said = {name: value for name, value in settings.items() if value is not None}
-    resolved = config.resolve({**from_file, **said})
-    return start(resolved, lambda: RunDirectory.create(Path(out), resolved), data, on_event)
+    company = preparation.company(alone=alone, wait=wait, scale_batch=scale_batch)
+    with preparation.telling(company):
+        from_file = config.read_toml(settings_file) if settings_file is not None else {}
+        said = {name: value for name, value in settings.items() if value is not None}
+        resolved = config.resolve({**from_file, **said})
+    return start(resolved, lambda: RunDirectory.create(Path(out), resolved), data, on_event, company)
 
 
 def start(
@@ -98,19 +115,25 @@ def start(
     make_directory: "Callable[[], RunDirectory]",
     data: str | Path | None,
     on_event: OnEvent,
+    company: Company = ALONE,
 ) -> TrainingResult:
     """Train from the beginning, in a directory that is made as soon as there is something to save."""
-    task = _prepare(settings, data, on_event)
+    on_event = preparation.quieter(company, on_event)
+    with preparation.telling(company):
+        found = preparation.find(data, company, on_event)
+        task = preparation.settle(found, settings, company, on_event, resumed=False)
     from cifarcnn.loop import Training
 
-    with _computing(task):
+    with preparation.computing(task) as task, contextlib.ExitStack() as stack:
         training = Training(task, on_event)
+        if not company.chief:
+            return _train_with_chief(training)
         directory = make_directory()
         on_event(Note(f"run directory: {directory.path}"))
-        with directory.locked():
-            if directory.resumable():
-                raise RunError(f"another process has begun {str(directory.path)!r}; start this one again")
-            _train(training, directory)
+        stack.enter_context(directory.locked())
+        if directory.resumable():
+            raise RunError(f"another process has begun {str(directory.path)!r}; start this one again")
+        _train(training, directory)
     return _result(directory, task.settings, training.progress)
 
 
@@ -119,78 +142,103 @@ def resume(
     *,
     epochs: int | None = None,
     data: str | Path | None = None,
+    alone: bool = False,
+    wait: float = WAIT_SECONDS,
     on_event: OnEvent = ignore,
     **settings: config.Value,
 ) -> TrainingResult:
     """Go on with a run that ended for any reason.
 
-    On a CPU the end result equals, bit for bit, that of the run had it not been interrupted.
+    On a CPU the end result equals, bit for bit, that of the run had it not been interrupted. In a cluster the
+    chief reads the run directory, and hands to the others what they need.
 
     Args:
         run_dir: the run directory.
         epochs: a new number of epochs in all, to extend (or shorten) the run.
         data: where the data set is, if it is neither where it was nor found by itself.
+        alone, wait: as for ``train``.
         on_event: told what happens.
-        **settings: must equal the run's own, if given.
+        **settings: must equal the run's own, if given; but ``devices`` may change.
 
     Raises:
         UsageError: no such run, or a setting differs from the run's.
         RunError: the run's checkpoint is damaged, its data differ, or another process is at it.
         Interrupted: as for ``train``.
     """
-    directory = RunDirectory.open(Path(run_dir))
-    with directory.locked():
-        checkpoint = directory.load_checkpoint(on_event)
-        after = _resumed_settings(checkpoint, {**settings, "epochs": epochs})
-        progress = checkpoint.progress
-        if progress.finished(after):
-            on_event(Note(f"{directory.path} is finished: {_ending(after, progress)}; --epochs extends it"))
-            # A process killed after its last checkpoint has not come to these.
-            directory.write_tables(progress.rows)
-            directory.draw_curves(progress.rows)
-            return _result(directory, after, progress)
-        if data is None and checkpoint.data is not None and Path(checkpoint.data).exists():
-            data = checkpoint.data
-        task = _prepare(after, data, on_event)
-        _compare(checkpoint, task, directory, on_event)
-        on_event(Note(f"resuming {directory.path} in epoch {progress.epoch + 1} after step {progress.step}"))
-        from cifarcnn.loop import Training
+    company = preparation.company(alone=alone, wait=wait, scale_batch=False)
+    on_event = preparation.quieter(company, on_event)
+    if company.cluster is not None and not company.chief:
+        return _follow(data, company.cluster, company, on_event)
+    with contextlib.ExitStack() as stack:
+        with preparation.telling(company):
+            directory = RunDirectory.open(Path(run_dir))
+            stack.enter_context(directory.locked())
+            checkpoint = directory.load_checkpoint(on_event)
+            after = _resumed_settings(checkpoint, {**settings, "epochs": epochs})
+            if checkpoint.progress.finished(after):
+                return _finished(directory, after, checkpoint.progress, company, on_event)
+            if data is None and checkpoint.data is not None and Path(checkpoint.data).exists():
+                data = checkpoint.data
+            found = preparation.find(data, company, on_event)
+            preparation.compare(checkpoint, found, directory, on_event)
+            task = preparation.settle(found, after, company, on_event, resumed=True)
+        return _go_on(directory, checkpoint, task, on_event)
 
-        with _computing(task):
-            training = Training(task, on_event, checkpoint)
-            if after.epochs != checkpoint.settings.epochs:
-                done = progress.epoch * training.steps + progress.step
-                on_event(Note(schedules.explain_extension(checkpoint.settings, after, training.steps, done)))
-            _train(training, directory)
-    return _result(directory, task.settings, progress)
+
+def _go_on(
+    directory: RunDirectory, checkpoint: Checkpoint, task: "Task", on_event: OnEvent
+) -> TrainingResult:
+    """Train what is left of a run whose directory is locked."""
+    progress, before, after = checkpoint.progress, checkpoint.settings, task.settings
+    on_event(Note(f"resuming {directory.path} in epoch {progress.epoch + 1} after step {progress.step}"))
+    from cifarcnn.loop import Training
+
+    with preparation.computing(task) as joined:
+        training = Training(joined, on_event, checkpoint)
+        if after.epochs != before.epochs:
+            done = progress.epoch * training.steps + progress.step
+            on_event(Note(schedules.explain_extension(before, after, training.steps, done)))
+        _train(training, directory)
+    return _result(directory, after, progress)
+
+
+def _finished(
+    directory: RunDirectory, settings: Settings, progress: Progress, company: Company, on_event: OnEvent
+) -> TrainingResult:
+    """Tell how a run ended."""
+    on_event(Note(f"{directory.path} is finished: {_ending(settings, progress)}; --epochs extends it"))
+    # A process killed after its last checkpoint has not come to these.
+    directory.write_tables(progress.rows)
+    directory.draw_curves(progress.rows)
+    result = _result(directory, settings, progress)
+    if company.cluster is not None:
+        preparation.meet(company.cluster, {"result": result.as_document()}, company, on_event)
+    return result
+
+
+def _follow(data: str | Path | None, cluster: Cluster, company: Company, on_event: OnEvent) -> TrainingResult:
+    """Go on with a run as a worker that is not the chief."""
+    with preparation.telling(company):
+        found = preparation.find(data, company, on_event)
+        task = preparation.follow(found, cluster, company, on_event)
+    if isinstance(task, dict):
+        return TrainingResult.from_document(task)
+    from cifarcnn.loop import Training
+
+    with preparation.computing(task) as task:
+        return _train_with_chief(Training(task, on_event))
+
+
+def _train_with_chief(training: "Training") -> TrainingResult:
+    """Train as a worker that is not the chief, in whose directory everything is written."""
+    training.run(None)
+    return _result(training.directory, training.task.settings, training.progress)
 
 
 def _train(training: "Training", directory: RunDirectory) -> None:
     with directory.remembering_failure():
         training.run(directory)
         presentation.write_run_report(directory.path, training.task.validation, training.task.data)
-
-
-@contextlib.contextmanager
-def _computing(task: "Task") -> "Iterator[None]":
-    """Compute on the task's device within the block, and turn running out of memory into advice.
-
-    Raises:
-        RunError: memory ran out.
-    """
-    from cifarcnn import backend
-
-    batch_size = task.settings.batch_size
-    try:
-        with backend.running_on(task.choice, task.cpus):
-            yield
-    except backend.memory_errors() as problem:
-        if not isinstance(problem, MemoryError) and "RESOURCE_EXHAUSTED" not in str(problem):
-            raise
-        raise RunError(
-            f"out of memory with batches of {batch_size} images; try a new run with --batch-size"
-            f" {max(1, batch_size // 2)}"
-        ) from problem
 
 
 def _ending(settings: Settings, progress: Progress) -> str:
@@ -212,7 +260,7 @@ def _resumed_settings(checkpoint: Checkpoint, said: "Mapping[str, config.Value]"
     differing = [
         f"{name} is {getattr(before, name)!r} in the run, {value!r} now"
         for name, value in said.items()
-        if name != "epochs" and value is not None and value != getattr(before, name)
+        if name not in ("epochs", "devices") and value is not None and value != getattr(before, name)
     ]
     if differing:
         raise UsageError(
@@ -222,50 +270,8 @@ def _resumed_settings(checkpoint: Checkpoint, said: "Mapping[str, config.Value]"
     begun = progress.epoch + (progress.step > 0)
     if isinstance(epochs, int) and epochs < begun:
         raise UsageError(f"epochs is {epochs}, but {begun} are begun or completed; expected at least as many")
-    changed = {} if epochs is None else {"epochs": epochs}
+    changed = {name: said[name] for name in ("epochs", "devices") if said.get(name) is not None}
     return config.resolve({**dataclasses.asdict(before), **changed})
-
-
-def _prepare(settings: Settings, data: str | Path | None, on_event: OnEvent) -> "Task":
-    """Get images and hardware, and say what was chosen."""
-    images = sources.load("train", data, on_event)
-    train, validation = preflight.divide(images, settings)
-    from cifarcnn import backend
-
-    hardware = backend.hardware()
-    choice = devices.choose(hardware, settings.device, settings.precision)
-    if choice.warning:
-        on_event(Note(f"warning: {choice.warning}"))
-    on_event(Note(f"{choice.device}: {choice.reason}"))
-    if expected := expectations.of(settings):
-        on_event(Note(expected.sentence()))
-    if settings.deterministic:
-        _make_deterministic(choice, on_event)
-    from cifarcnn.loop import Task
-
-    facts = {
-        "cifarcnn": version("cifarcnn"),
-        **backend.versions(),
-        "backend": hardware.backend,
-        "cpu": hardware.cpu,
-        "cpus": hardware.cpus,
-        "training_images_sha256": images.sha256(),
-    }
-    resolved = dataclasses.replace(settings, device=choice.device, precision=choice.precision)
-    place = None if data is None else str(Path(data).absolute())
-    return Task(resolved, choice, hardware.cpus, train, validation, facts, place)
-
-
-def _make_deterministic(choice: devices.Choice, on_event: OnEvent) -> None:
-    """Fix the order of a GPU's sums; say what it costs and what is not promised."""
-    from cifarcnn import backend
-
-    if choice.device == "cpu":
-        on_event(Note("deterministic: no change, on a CPU the same seed gives the same result anyway"))
-        return
-    backend.make_deterministic()
-    text = "the same seed gives the same result on the same model of GPU with the same driver and versions"
-    on_event(Note(f"deterministic: slower operations, without the XLA compiler; {text}, not on another"))
 
 
 def _result(directory: RunDirectory, settings: Settings, progress: Progress) -> TrainingResult:
@@ -286,17 +292,3 @@ def _result(directory: RunDirectory, settings: Settings, progress: Progress) -> 
         device=settings.device,
         precision=settings.precision,
     )
-
-
-def _compare(checkpoint: Checkpoint, task: "Task", directory: RunDirectory, on_event: OnEvent) -> None:
-    """Refuse other data or another backend; say where versions or hardware differ."""
-    before: Mapping[str, Any] = checkpoint.facts
-    differing = {
-        name: (before.get(name), value) for name, value in task.facts.items() if before.get(name) != value
-    }
-    for name in ("training_images_sha256", "backend"):
-        if name in differing:
-            old, new = differing[name]
-            raise RunError(f"cannot resume {str(directory.path)!r}: its {name} was {old}, and is {new} now")
-    for name, (old, new) in differing.items():
-        on_event(Note(f"warning: {name} was {old}, is {new} now: the result may differ in the last digits"))

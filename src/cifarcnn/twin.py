@@ -27,33 +27,44 @@ class CropFromStore(keras.layers.Layer):  # type: ignore[misc]
 
     def __init__(self, images: npt.NDArray[np.uint8], margin: int, **options: Any) -> None:
         super().__init__(trainable=False, **options)
-        self.size = images.shape[1]
-        self.stride = self.size + 2 * margin
-        padded = np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="edge")
+        self.size, self.margin = images.shape[1], margin
+        pixels = stored(images, margin)
         # A weight rather than a constant: JAX would compile a constant of 240 MB into the program.
-        pixels = padded.reshape(-1, 3)
         self.store = self.add_weight(
             shape=pixels.shape, dtype="uint8", initializer="zeros", trainable=False, name="store"
         )
         self.store.assign(pixels)
 
     def call(self, picks: Any) -> Any:
-        """Gather crops.
+        """Gather crops; see ``gather``."""
+        return gather(self.store, picks, self.size, self.margin)
 
-        Args:
-            picks: int32, (batch, 4): image, top, left (of the crop in the padded image), 1 to flip else 0.
 
-        Returns:
-            uint8, (batch, 32, 32, 3).
-        """
-        image, top, left, flip = (picks[:, column] for column in range(4))
-        line = ops.arange(self.size, dtype="int32")
-        rows = top[:, None] + line
-        columns = left[:, None] + ops.where(flip[:, None] == 1, self.size - 1 - line, line)
-        positions = (image[:, None, None] * self.stride + rows[:, :, None]) * self.stride + columns[
-            :, None, :
-        ]
-        return ops.take(self.store, positions, axis=0)
+def stored(images: npt.NDArray[np.uint8], margin: int) -> npt.NDArray[np.uint8]:
+    """Return the pixels of images with a border, uint8, (n * (32 + 2 * margin) ** 2, 3)."""
+    padded = np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="edge")
+    return padded.reshape(-1, 3)
+
+
+def gather(store: Any, picks: Any, size: int, margin: int) -> Any:
+    """Gather crops.
+
+    Args:
+        store: what ``stored`` returns, on the device.
+        picks: int32, (batch, 4): image, top, left (of the crop in the padded image), 1 to flip else 0.
+        size: the side of an image.
+        margin: the border with which the images are stored.
+
+    Returns:
+        uint8, (batch, size, size, 3).
+    """
+    stride = size + 2 * margin
+    image, top, left, flip = (picks[:, column] for column in range(4))
+    line = ops.arange(size, dtype="int32")
+    rows = top[:, None] + line
+    columns = left[:, None] + ops.where(flip[:, None] == 1, size - 1 - line, line)
+    positions = (image[:, None, None] * stride + rows[:, :, None]) * stride + columns[:, None, :]
+    return ops.take(store, positions, axis=0)
 
 
 class Reduce(keras.layers.Layer):  # type: ignore[misc]
@@ -111,7 +122,7 @@ class Pair:
     Attributes:
         stock: float32, stock layers, pixels to probabilities: what is evaluated and saved.
         fast: the same layers as the twin trains them, without the crop.
-        twin: picks to logits: what ``fit`` is called on.
+        twin: picks, or crops, to logits: what ``fit`` is called on.
     """
 
     stock: keras.Model
@@ -136,8 +147,9 @@ class Pair:
     def state(self) -> list[Any]:
         """Return every variable on which the rest of the training depends, in a fixed order."""
         everything = [*self.twin.variables, *self.twin.optimizer.variables, *self.twin.metrics_variables]
-        store = self.twin.get_layer("crop").store
-        return list({id(variable): variable for variable in everything if variable is not store}.values())
+        stores = [layer.store for layer in self.twin.layers if isinstance(layer, CropFromStore)]
+        kept = {id(variable): variable for variable in everything}
+        return [variable for variable in kept.values() if not any(variable is store for store in stores)]
 
 
 def make(
@@ -148,6 +160,7 @@ def make(
     precision: str,
     seed: int,
     any_side: bool = False,
+    crops_given: bool = False,
 ) -> Pair:
     """Make the training twin of a network, with the same weights.
 
@@ -158,6 +171,7 @@ def make(
         precision: a Keras dtype policy for all but the logits.
         seed: fixes dropout.
         any_side: build it for images of any side; the network must allow it.
+        crops_given: the twin takes crops, uint8, (batch, 32, 32, 3), as ``gather`` returns them, not picks.
     """
     replacements = _replacements()
     dropouts = 0
@@ -176,11 +190,14 @@ def make(
     inputs = keras.Input((None, None, 3), name="pixels") if any_side else None
     fast = keras.models.clone_model(stock, input_tensors=inputs, clone_function=training_layer)
     fast.set_weights(stock.get_weights())
-    picks = keras.Input((4,), dtype="int32", name="picks")
-    crops = CropFromStore(images, margin, name="crop", dtype="uint8")(picks)
+    if crops_given:
+        fed = crops = keras.Input(images.shape[1:], dtype="uint8", name="crops")
+    else:
+        fed = keras.Input((4,), dtype="int32", name="picks")
+        crops = CropFromStore(images, margin, name="crop", dtype="uint8")(fed)
     if any_side:
         crops = Reduce(images.shape[1], name="reduce", dtype=precision)(crops)
-    return Pair(stock, fast, Twin(picks, fast(crops), name="twin"))
+    return Pair(stock, fast, Twin(fed, fast(crops), name="twin"))
 
 
 def _replacements() -> dict[type, Any]:

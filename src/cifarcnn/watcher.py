@@ -1,10 +1,13 @@
 """What looks at a training after every call of the step function: it counts, reports, and may end it."""
 
 import math
+import signal
 import time
 from typing import Any
 
 import keras
+import numpy as np
+import numpy.typing as npt
 
 from cifarcnn.config import Settings
 from cifarcnn.events import OnEvent, StepsDone
@@ -28,6 +31,7 @@ class Watcher(keras.callbacks.Callback):  # type: ignore[misc]
         self.started = time.monotonic()
         self.warm: tuple[float, int] | None = None
         self.broken_loss: float | None = None
+        self.granted: npt.NDArray[np.bool_] | None = None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Note the step, and ask ``fit`` to stop if there is reason to."""
@@ -50,9 +54,19 @@ class Watcher(keras.callbacks.Callback):  # type: ignore[misc]
         )
         if not math.isfinite(loss):
             self.broken_loss = loss
-        due = now - self.started > CHECKPOINT_SECONDS
-        if self.broken_loss is not None or self.stop.received is not None or due:
+        asked = self.wishes() if self.granted is None else self.granted
+        if self.broken_loss is not None or asked.any():
             self.model.stop_training = True
+
+    def wishes(self) -> npt.NDArray[np.bool_]:
+        """Return whether SIGINT, SIGTERM or a checkpoint that is due would have this process end ``fit``."""
+        due = time.monotonic() - self.started > CHECKPOINT_SECONDS
+        received = self.stop.received
+        return np.array([received == signal.SIGINT, received == signal.SIGTERM, due])
+
+    def grant(self, wishes: npt.NDArray[np.bool_]) -> None:
+        """Go by what any of several processes wished for before the step, so that all end after the same."""
+        self.granted = wishes
 
     def images_per_second(self) -> float:
         """Return the speed after the first call, which includes compilation; 0 if there was but one."""

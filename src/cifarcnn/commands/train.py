@@ -1,13 +1,15 @@
 """``cifarcnn train``: train a network, or go on with a run. Its options are the fields of ``Settings``."""
 
 import contextlib
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cifarcnn import config, console
+from cifarcnn import cluster, config, console
+from cifarcnn.cluster import WAIT_SECONDS
 from cifarcnn.commands.options import images_option, json_option, setting_options
 from cifarcnn.events import ignore
 
@@ -63,6 +65,18 @@ def _parse_seeds(_context: click.Context, _option: click.Parameter, text: str | 
 )
 @click.option("--task", metavar="N", type=int, help="Train the Nth of these runs alone; the first is 1.")
 @click.option("--tasks", is_flag=True, help="Show how many these runs are, and which; train nothing.")
+@click.option(
+    "--scale-batch", is_flag=True, help="Multiply batch size and learning rate by the number of devices."
+)
+@click.option("--alone", is_flag=True, help="Train in this process alone, whatever TF_CONFIG or SLURM say.")
+@click.option(
+    "--wait",
+    metavar="SECONDS",
+    type=float,
+    default=WAIT_SECONDS,
+    show_default=True,
+    help="How long to wait for the other machines that TF_CONFIG or SLURM name.",
+)
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr but errors.")
 @click.pass_context
@@ -78,6 +92,9 @@ def train(
     repeat: int | None,
     task: int | None,
     tasks: bool,
+    scale_batch: bool,
+    alone: bool,
+    wait: float,
     as_json: bool,
     quiet: bool,
     **settings: config.Value,
@@ -88,20 +105,22 @@ def train(
     recipe replaces them by what each network's author published (`cifarcnn summary ARCH` shows both).
     A validation split chooses the best epoch; the test images are not read.
     """
-    several = _together(resume, settings_file, seeds, repeat, settings["seed"], task, tasks)
+    one_of_several = _together(resume, settings_file, seeds, repeat, settings["seed"], task, tasks)
     from cifarcnn import repeats, sweep
     from cifarcnn.training_display import TrainingDisplay
 
     seeds = seeds or list(range(repeat or 0))
     spanning = settings_file is not None and sweep.is_sweep_file(settings_file)
-    if several and not spanning:
-        raise click.UsageError(f"{several} needs --config with a file that has a [grid] or [[run]]")
+    if one_of_several and not spanning:
+        raise click.UsageError(f"{one_of_several} needs --config with a file that has a [grid] or [[run]]")
     if tasks and settings_file is not None:
         plan = sweep.read(settings_file, settings, seeds)
         _show_tasks(plan, repeats.sweep_directory(settings_file, out), as_json)
         return
+    several = spanning or bool(seeds) or (resume is not None and repeats.is_series(resume))
+    company = _company(several, alone, wait, scale_batch, resume)
     with contextlib.nullcontext(ignore) if quiet else TrainingDisplay() as on_event:
-        common: dict[str, Any] = {"data": path, "on_event": on_event, **settings}
+        common: dict[str, Any] = {"data": path, "on_event": on_event, **company, **settings}
         if resume is not None:
             result = _resume(resume, common)
         elif spanning and settings_file is not None:
@@ -117,6 +136,22 @@ def train(
     if isinstance(result, repeats.SeriesResult) and result.failures:
         console.note(f"{len(result.failures)} of {len(result.failures) + len(result.runs)} runs failed")
         context.exit(1)
+
+
+def _company(
+    several: bool, alone: bool, wait: float, scale_batch: bool, resume: Path | None
+) -> dict[str, Any]:
+    """Return the arguments that say who trains together; several runs are trained by one process each."""
+    if scale_batch and (several or resume is not None):
+        raise click.UsageError("--scale-batch is for one new run: a resumed one keeps its settings")
+    if not several:
+        return {"alone": alone, "wait": wait, **({"scale_batch": True} if scale_batch else {})}
+    if not alone and cluster.from_environment(os.environ) is not None:
+        raise click.UsageError(
+            "several runs are not trained by several machines in step; train them with --alone, or one run"
+            " without"
+        )
+    return {}
 
 
 def _resume(directory: Path, common: dict[str, Any]) -> "TrainingResult | SeriesResult":

@@ -1,0 +1,294 @@
+"""Several devices that train in step, in one machine or in several, by TensorFlow's own ``tf.distribute``.
+
+Each device holds a replica of the weights and all training images, and computes its share of every batch; the
+gradients are added up, so all replicas stay equal. ``fit`` stands in for Keras's, which under several workers
+fails in Keras 3.15 (github.com/keras-team/keras issue 20585) and shuffles shares about. Which machines they
+are is the business of ``cifarcnn.cluster``.
+"""
+
+import contextlib
+import hashlib
+import re
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
+from tensorflow.python.eager import context
+
+from cifarcnn.cifar10 import Images
+from cifarcnn.cluster import Cluster
+from cifarcnn.devices import Choice
+from cifarcnn.errors import RunError, UsageError
+from cifarcnn.twin import Twin, gather, stored
+from cifarcnn.watcher import Watcher
+
+JOIN_SECONDS = 60
+"""How long TensorFlow waits for workers that have met, each of which is about to start it."""
+
+HEARTBEAT_SECONDS = 10
+"""A worker that has not been heard of for so long is lost; the others end within some seconds more."""
+
+SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM))
+
+LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+    tf.errors.NotFoundError,
+)
+"""What TensorFlow raises when another worker has gone, depending on what it was doing."""
+
+
+class Replicas:
+    """The devices that train in step. Make one with ``join``, before TensorFlow computes anything.
+
+    Attributes:
+        count: how many devices there are, those of other workers included.
+        chief: whether this process is the one that writes.
+    """
+
+    def __init__(
+        self, strategy: tf.distribute.Strategy, cluster: Cluster | None, steps_per_call: int
+    ) -> None:
+        self.strategy, self.cluster, self.steps_per_call = strategy, cluster, steps_per_call
+        self.count: int = strategy.num_replicas_in_sync
+        self.chief = cluster is None or cluster.chief
+        self.devices: tuple[str, ...] = strategy.extended.worker_devices
+        self.first = len(self.devices) * (cluster.index if cluster else 0)
+
+    def hold(self, images: Images, margin: int) -> None:
+        """Put the training images on every device of this process, with a border of ``margin`` pixels."""
+        pixels = stored(images.images, margin)
+        self.size, self.margin = images.images.shape[1], margin
+        self.store = self._on_each(lambda _replica: pixels)
+
+    def fit(
+        self,
+        twin: Twin,
+        picks: npt.NDArray[np.int32],
+        targets: npt.NDArray[np.float32],
+        batch_size: int,
+        watcher: Watcher,
+    ) -> None:
+        """Train in order, batch by batch, until the picks or the watcher end it.
+
+        Args:
+            twin: made with ``crops_given`` and compiled for one device, in ``strategy.scope()``.
+            picks: int32, (batches * batch_size, 4).
+            targets: float32, (batches * batch_size, 10).
+            batch_size: images of a step, of all devices together.
+            watcher: told of every call; it decides with those of the other workers.
+        """
+        twin.reset_metrics()
+        watcher.set_model(twin)
+        twin.stop_training = False
+        if twin.train_function is None:
+            twin.train_function = self._make_calls(twin)
+        share = batch_size // self.count
+        batches = len(picks) // batch_size
+        # (batch, replica, image, ...)
+        divided = [array.reshape(batches, self.count, share, -1) for array in (picks, targets)]
+        done = 0
+        while done < batches and not twin.stop_training:
+            steps = min(self.steps_per_call, batches - done)
+            mine = [self._shares(array[done : done + steps]) for array in divided]
+            wishes = self._on_each(lambda _replica: watcher.wishes().astype(np.float32))
+            totals = np.asarray(twin.train_function(self.store, *mine, wishes))
+            images = steps * batch_size
+            loss, correct = float(totals[0]) * batch_size, float(totals[1])
+            for variable, amount in zip(twin.metrics_variables, (loss, images, correct, images), strict=True):
+                variable.assign_add(amount)
+            done += steps
+            watcher.grant(totals[2:] > 0)
+            watcher.on_train_batch_end(done - 1, twin.get_metrics_result())
+
+    def _make_calls(self, twin: Twin) -> Callable[..., Any]:
+        """Return the function that makes some steps on all devices and returns their sums."""
+
+        def steps(store: Any, picks: Any, targets: Any, wishes: Any) -> Any:
+            totals = tf.zeros(2)
+            for number in range(picks.shape[0]):
+                crops = gather(store, picks[number], self.size, self.margin)
+                totals += self._step(twin, crops, targets[number])
+            return tf.concat([totals, wishes], 0)
+
+        @tf.function(reduce_retracing=False)  # type: ignore[untyped-decorator]
+        def call(store: Any, picks: Any, targets: Any, wishes: Any) -> Any:
+            each = self.strategy.run(steps, args=(store, picks, targets, wishes))
+            return self.strategy.reduce(tf.distribute.ReduceOp.SUM, each, axis=None)
+
+        return call  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _step(twin: Twin, crops: Any, targets: Any) -> Any:
+        """Make one step on this device's share; return its part of the loss, and how many it had right."""
+        variables = twin.trainable_variables
+        with tf.GradientTape() as tape:
+            logits = twin(crops, training=True)
+            # Keras divides by the number of replicas: the parts add up to the mean over the batch.
+            loss = twin.compute_loss(x=crops, y=targets, y_pred=logits, training=True)
+            scaled = twin.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, [variable.value for variable in variables])
+        twin.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        right = tf.equal(tf.argmax(logits, 1), tf.argmax(targets, 1))
+        return tf.stack([tf.cast(loss, tf.float32), tf.reduce_sum(tf.cast(right, tf.float32))])
+
+    def broadcast(self, content: bytes) -> bytes:
+        """Return the chief's content on every worker. What the others give does not matter."""
+        if self.cluster is None:
+            return content
+        size = int(self._from_chief(np.array([len(content)], np.int32))[0])
+        # Four bytes a number: adding the others' zeros leaves it as it is.
+        numbers = np.zeros((size + 3) // 4, np.int32)
+        if self.chief:
+            numbers[:] = np.frombuffer(content.ljust(4 * len(numbers), b"\0"), np.int32)
+        return self._from_chief(numbers).tobytes()[:size]
+
+    def agree(self, received: int | None) -> int | None:
+        """Return the signal that this or another worker received."""
+        if self.cluster is None:
+            return received
+        counts = self._sum(np.array([received == number for number in SIGNALS], np.int32))
+        return next((number for number, count in zip(SIGNALS, counts, strict=True) if count), None)
+
+    def check_equal(self, twin: Twin) -> None:
+        """Compare the weights of all replicas, bit by bit.
+
+        Raises:
+            RunError: they differ.
+        """
+        digests = np.zeros((self.count, 8), np.int32)
+        for number in range(len(self.devices)):
+            digest = hashlib.sha256()
+            for variable in twin.variables:
+                digest.update(
+                    self.strategy.experimental_local_results(variable.value)[number].numpy().tobytes()
+                )
+            digests[self.first + number] = np.frombuffer(digest.digest(), np.int32)
+        everyone = self._sum(digests)
+        if (everyone != everyone[0]).any():
+            raise RunError(
+                "the devices' weights are no longer equal, so this training cannot go on; go back to the last"
+                " checkpoint with --resume, and if it happens again, train with --devices 1"
+            )
+
+    def _from_chief(self, array: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        return self._sum(array if self.chief else np.zeros_like(array))
+
+    def _sum(self, array: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """Add up one array of each worker."""
+        nothing = np.zeros_like(array)
+        values = self._on_each(lambda replica: array if replica == self.first else nothing)
+        total: npt.NDArray[np.int32] = self._add(values).numpy()
+        return total
+
+    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+    def _add(self, values: Any) -> Any:
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
+
+    def _shares(self, arrays: npt.NDArray[Any]) -> Any:
+        """Give each device of this process its part of arrays (batches, replicas, ...)."""
+        return self._on_each(lambda replica: arrays[:, replica])
+
+    def _on_each(self, value: Callable[[int], Any]) -> Any:
+        """Put a value on each device of this process, made from the replica's number."""
+
+        def place(replica: Any) -> Any:
+            number = replica.replica_id_in_sync_group
+            with tf.device(self.devices[number - self.first]):
+                return tf.identity(value(number))
+
+        return self.strategy.experimental_distribute_values_from_function(place)
+
+
+def join(choice: Choice, cluster: Cluster | None) -> Replicas:
+    """Bring the devices together.
+
+    Args:
+        choice: which devices of this machine.
+        cluster: the other machines; they must have met, see ``cifarcnn.meeting``. None for this one alone.
+
+    Raises:
+        UsageError: TensorFlow has computed already, and cannot be divided any more.
+        RunError: another worker was lost meanwhile.
+    """
+    kind = "GPU" if choice.device.startswith("gpu") else "CPU"
+    try:
+        _limit(kind, choice, cluster)
+        if cluster is None:
+            names = [f"{kind}:{number}" for number in range(choice.count)]
+            return Replicas(tf.distribute.MirroredStrategy(names), None, choice.steps_per_execution)
+        with noticing_loss(cluster):
+            return Replicas(_multi_worker(cluster), cluster, choice.steps_per_execution)
+    except RuntimeError as problem:
+        raise UsageError(
+            f"TensorFlow has computed in this process already, and can no longer train on several devices"
+            f" ({problem}); expected a training of several devices to be the first in its process"
+        ) from problem
+
+
+def _limit(kind: str, choice: Choice, cluster: Cluster | None) -> None:
+    """Show TensorFlow as many devices as shall train."""
+    physical = tf.config.list_physical_devices(kind)
+    if kind == "GPU":
+        first = int(choice.device.partition(":")[2] or 0)
+        tf.config.set_visible_devices(physical[first : first + choice.count], "GPU")
+        return
+    if cluster is not None:
+        tf.config.set_visible_devices([], "GPU")
+    if choice.count > 1:
+        parts = [tf.config.LogicalDeviceConfiguration()] * choice.count
+        tf.config.set_logical_device_configuration(physical[0], parts)
+
+
+def _multi_worker(cluster: Cluster) -> tf.distribute.Strategy:
+    """Start this worker's server, and wait for the others'."""
+    # Left to itself, TensorFlow waits an hour for a worker that does not come.
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader="/job:worker/replica:0/task:0",
+        cluster_register_timeout_in_ms=JOIN_SECONDS * 1000,
+        heartbeat_timeout_in_ms=HEARTBEAT_SECONDS * 1000,
+        coordinated_jobs=[
+            coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=len(cluster.workers))
+        ],
+    )
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(cluster.workers)}),
+        task_type="worker",
+        task_id=cluster.index,
+        rpc_layer="grpc",
+    )
+    return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+
+
+@contextlib.contextmanager
+def noticing_loss(cluster: Cluster | None) -> Iterator[None]:
+    """Turn what TensorFlow says when a worker is lost into one line.
+
+    Raises:
+        RunError: one was lost.
+    """
+    try:
+        yield
+    except LOST as problem:
+        if cluster is None:
+            raise
+        named = {int(number) for number in re.findall(r"/job:worker/(?:replica:0/)?task:(\d+)", str(problem))}
+        named -= {cluster.index}
+        lost = cluster.name(named.pop()) if len(named) == 1 else "another worker"
+        raise RunError(
+            f"{lost} is lost: it has ended, or is no longer to be reached; start all workers again with"
+            " --resume"
+        ) from problem
+
+
+def scope(replicas: Replicas | None) -> Any:
+    """Return the context in which variables are made that all replicas share."""
+    return replicas.strategy.scope() if replicas else contextlib.nullcontext()

@@ -1,0 +1,100 @@
+"""Several devices of one machine train to what one trains to; what cannot be is refused in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from clusters import SMALL, TOLERANCES, distance, run_of
+from conftest import Run
+
+TWO = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}'
+
+
+@pytest.mark.parametrize("arch", TOLERANCES)
+def test_two_devices_train_to_the_weights_of_one(
+    arch: str, cifarcnn: Run, tmp_path: Path, data_directory: Path
+) -> None:
+    """Dropout, batch norm, penalties, Muon: the devices' shares make up the batch of a single one."""
+    for devices in (1, 2):
+        done = cifarcnn("train", "--arch", arch, *SMALL, "--batch-size", 128, "--devices", devices,
+                        "--out", str(devices), env={"CIFARCNN_DATA": str(data_directory)})  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert "as 2 devices" in done.stderr
+    one, two = run_of(tmp_path / "1"), run_of(tmp_path / "2")
+    assert distance(one, two) < TOLERANCES[arch]
+    start = cifarcnn("train", "--arch", arch, *SMALL, "--seed", 1, "--out", "other",
+                     env={"CIFARCNN_DATA": str(data_directory)})  # fmt: skip
+    assert start.returncode == 0
+    assert distance(one, run_of(tmp_path / "other")) > 100 * TOLERANCES[arch]
+
+
+@pytest.mark.slow
+def test_four_devices_train_to_the_weights_of_one(
+    cifarcnn: Run, tmp_path: Path, data_directory: Path
+) -> None:
+    """The same for four, of vgg2."""
+    for devices in (1, 4):
+        done = cifarcnn("train", *SMALL, "--devices", devices, "--out", str(devices),
+                        env={"CIFARCNN_DATA": str(data_directory)})  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert distance(run_of(tmp_path / "1"), run_of(tmp_path / "4")) < TOLERANCES["vgg2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "code", "said"),
+    [
+        ([], {"TF_CONFIG": "{"}, 2, "TF_CONFIG is set, but no JSON"),
+        (["--devices", 3], {}, 2, "which 3 devices cannot share equally; expected e.g. 126 or 129"),
+        (["--devices", 2], {"KERAS_BACKEND": "jax"}, 2, "devices is 2, but on jax one trains"),
+        (["--device", "gpu", "--devices", 2], {}, 2, "but tensorflow found"),
+        (["--devices", 0], {}, 2, "devices"),
+        (["--wait", 0], {}, 2, "wait is 0"),
+        (["--scale-batch", "--repeat", 2], {}, 2, "--scale-batch is for one new run"),
+        (["--repeat", 2], {"TF_CONFIG": TWO}, 2, "several runs are not trained by several machines"),
+    ],
+)  # fmt: skip
+def test_wrong_wishes_get_one_line(
+    arguments: list[object],
+    environment: dict[str, str],
+    code: int,
+    said: str,
+    cifarcnn: Run,
+    data_directory: Path,
+) -> None:
+    """What cannot be is refused before anything is computed."""
+    done = cifarcnn("train", *SMALL, *arguments, env={**environment, "CIFARCNN_DATA": str(data_directory)})
+    assert done.returncode == code
+    assert said in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-1].startswith("error:")
+
+
+def test_alone_ignores_the_environment(cifarcnn: Run, data_directory: Path) -> None:
+    """--alone trains in this process, and nobody is waited for."""
+    done = cifarcnn("train", *SMALL, "--alone", "--arch", "plain6-small",
+                    env={"TF_CONFIG": TWO, "CIFARCNN_DATA": str(data_directory)})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "waits" not in done.stderr
+
+
+def test_scale_batch_multiplies_batch_and_rate(cifarcnn: Run, tmp_path: Path, data_directory: Path) -> None:
+    """Two devices: twice the batch at twice the rate, as settings.json tells."""
+    done = cifarcnn("train", *SMALL, "--arch", "plain6-small", "--devices", 2, "--scale-batch",
+                    env={"CIFARCNN_DATA": str(data_directory)})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    settings = json.loads((run_of(tmp_path / "runs") / "settings.json").read_text())
+    assert (settings["batch_size"], settings["learning_rate"], settings["devices"]) == (256, 0.002, 2)
+
+
+def test_a_run_goes_on_with_another_number_of_devices(
+    cifarcnn: Run, tmp_path: Path, data_directory: Path
+) -> None:
+    """A GPU that fails does not end a run: --devices may change."""
+    environment = {"CIFARCNN_DATA": str(data_directory)}
+    two = cifarcnn("train", *SMALL, "--arch", "plain6-small", "--devices", 2, env=environment)
+    assert two.returncode == 0, two.stderr
+    run = run_of(tmp_path / "runs")
+    one = cifarcnn("train", "--resume", run, "--epochs", 2, "--devices", 1, env=environment)
+    assert one.returncode == 0, one.stderr
+    assert json.loads((run / "settings.json").read_text())["devices"] == 1
+    assert len((run / "metrics.csv").read_text().splitlines()) == 3

@@ -1,0 +1,142 @@
+"""Several processes train in step; what goes wrong in one is said on all, and nothing is lost."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from clusters import SMALL, TOLERANCES, cluster, distance, finish, run_of
+from conftest import Run
+from ports import free_ports
+
+LONGER = ("--arch", "plain6-small", *SMALL, "--train-size", 2560, "--epochs", 4)
+
+
+def test_two_processes_train_as_two_devices_of_one(
+    cifarcnn: Run, tmp_path: Path, data_directory: Path
+) -> None:
+    """Bit for bit; the chief writes, both end well and both tell how it went."""
+    with cluster(2, tmp_path, data_directory, [*SMALL, "--out", "cluster"]) as workers:
+        finish(workers)
+    assert [worker.code for worker in workers] == [0, 0], workers
+    assert cifarcnn("train", *SMALL, "--devices", 2, "--out", "local",
+                    env={"CIFARCNN_DATA": str(data_directory)}).returncode == 0  # fmt: skip
+    together, local = run_of(tmp_path / "cluster"), run_of(tmp_path / "local")
+    assert distance(together, local) == 0
+    assert (together / "metrics.csv").read_bytes() == (local / "metrics.csv").read_bytes()
+    assert json.loads((together / "environment.json").read_text())["workers"] == 2
+    chief, other = workers
+    assert "epoch 1/1" in chief.stderr
+    assert "epoch 1/1" not in other.stderr
+    assert str(together.name) in other.stdout
+
+
+@pytest.mark.slow
+def test_three_processes_train_to_the_weights_of_one(
+    cifarcnn: Run, tmp_path: Path, data_directory: Path
+) -> None:
+    """A third of each batch on each."""
+    arguments = ["--arch", "plain6", *SMALL, "--batch-size", 126]
+    with cluster(3, tmp_path, data_directory, [*arguments, "--out", "cluster"]) as workers:
+        finish(workers)
+    assert [worker.code for worker in workers] == [0, 0, 0], workers
+    alone = cifarcnn("train", *arguments, "--out", "alone", env={"CIFARCNN_DATA": str(data_directory)})
+    assert alone.returncode == 0
+    assert distance(run_of(tmp_path / "cluster"), run_of(tmp_path / "alone")) < TOLERANCES["plain6"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, data_directory: Path) -> Path:
+    """A run of two processes that nothing interrupted."""
+    directory = tmp_path_factory.mktemp("unbroken")
+    with cluster(2, directory, data_directory, [*LONGER, "--out", "runs"]) as workers:
+        finish(workers)
+    assert [worker.code for worker in workers] == [0, 0], workers
+    return run_of(directory / "runs")
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Two runs ended with the same bytes."""
+    for name in ("metrics.csv", "last.keras", "best.keras"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_worker_ends_the_other_and_both_resume(
+    victim: int, unbroken: Path, tmp_path: Path, data_directory: Path
+) -> None:
+    """One line and exit 1 on the other, whichever is lost; resumed, the run ends as if nothing had been."""
+    with cluster(2, tmp_path, data_directory, [*LONGER, "--out", "runs"]) as workers:
+        workers[0].wait_for_epoch(tmp_path / "runs")
+        workers[victim].process.kill()
+        finish(workers)
+    survivor = workers[1 - victim]
+    assert survivor.code == 1, survivor
+    (line,) = survivor.errors
+    assert f"worker {victim} (127.0.0.1:" in line or "another worker" in line
+    assert "--resume" in line
+    assert survivor.stderr.splitlines()[-1] == line
+    run = run_of(tmp_path / "runs")
+    assert len((run / "metrics.csv").read_text().splitlines()) < 5
+    # Only the chief needs to have the directory.
+    with cluster(2, tmp_path, data_directory, ["--resume", run], ["--resume", "elsewhere"]) as workers:
+        finish(workers)
+    assert [worker.code for worker in workers] == [0, 0], workers
+    assert_same(run, unbroken)
+
+
+def test_ctrl_c_on_one_worker_stops_all_after_the_same_step(
+    unbroken: Path, tmp_path: Path, data_directory: Path
+) -> None:
+    """Exit 130 for both, and what is saved goes on to the same end; finished, it tells so at once."""
+    with cluster(2, tmp_path, data_directory, [*LONGER, "--out", "runs"]) as workers:
+        workers[0].wait_for_epoch(tmp_path / "runs")
+        workers[1].process.send_signal(signal.SIGINT)
+        finish(workers)
+    assert [worker.code for worker in workers] == [130, 130], workers
+    assert len({line for worker in workers for line in worker.errors}) == 1
+    run = run_of(tmp_path / "runs")
+    for _ in range(2):
+        with cluster(2, tmp_path, data_directory, ["--resume", run]) as workers:
+            finish(workers)
+        assert [worker.code for worker in workers] == [0, 0], workers
+        assert_same(run, unbroken)
+    assert "is finished: 4 of 4 epochs" in workers[0].stderr
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        ([*SMALL, "--seed", 3], "worker 1 (127.0.0.1:"),
+        ([*SMALL, "--arch", "vgg9"], "cannot begin: unknown architecture 'vgg9'"),
+        (["--resume", "runs"], "resume is False at worker 0, True at worker 1"),
+    ],
+)
+def test_workers_that_differ_train_nothing(
+    others: list[object], said: str, tmp_path: Path, data_directory: Path
+) -> None:
+    """Each says in one line what differs."""
+    with cluster(2, tmp_path, data_directory, [*SMALL, "--wait", 60], [*others, "--wait", 60]) as workers:
+        finish(workers)
+    assert all(worker.code in (1, 2) for worker in workers), workers
+    assert said in workers[0].stderr
+    for worker in workers:
+        assert len(worker.errors) == 1
+        assert worker.stderr.splitlines()[-1] == worker.errors[0]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_worker_that_does_not_come_is_named(cifarcnn: Run, tmp_path: Path, data_directory: Path) -> None:
+    """After --wait, exit 1; nothing is made."""
+    first, second = free_ports(2)
+    workers = [f"127.0.0.1:{first}", f"127.0.0.1:{second}"]
+    config = json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": 0}})
+    done = cifarcnn(
+        "train", *SMALL, "--wait", 1, env={"TF_CONFIG": config, "CIFARCNN_DATA": str(data_directory)}
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"error: worker 1 ({workers[1]}) did not come within 1 s; start every worker, within --wait"
+    )
+    assert not (tmp_path / "runs").exists()
