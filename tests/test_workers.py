@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -140,3 +142,21 @@ def test_a_worker_that_does_not_come_is_named(cifarcnn: Run, tmp_path: Path, dat
         f"error: worker 1 ({workers[1]}) did not come within 1 s; start every worker, within --wait"
     )
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_worker_that_dies_after_the_meeting_ends_the_other(tmp_path: Path) -> None:
+    """TensorFlow would wait for it without end, and hold Python meanwhile."""
+    script = tmp_path / "join.py"
+    script.write_text(
+        "from cifarcnn import backend, joining\n"
+        "from cifarcnn.cluster import Cluster\n"
+        "from cifarcnn.devices import Choice\n"
+        "backend.load()\n"
+        "joining.JOIN_SECONDS = 1\n"
+        f"workers = tuple(f'127.0.0.1:{{port}}' for port in {free_ports(2)})\n"
+        "joining.join(Choice('cpu', 'float32', '', None, False, 1), Cluster(workers, 0))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    line = done.stderr.splitlines()[-1]
+    assert line == "error: not all workers started TensorFlow within 1 s; start all of them again"

@@ -253,10 +253,10 @@ def computing(task: "Task") -> "Iterator[Task]":
             if not several:
                 yield task
                 return
-            from cifarcnn import replicas
+            from cifarcnn import joining
 
-            with replicas.noticing_loss(task.cluster):
-                yield dataclasses.replace(task, replicas=replicas.join(task.choice, task.cluster))
+            with joining.noticing_loss(task.cluster):
+                yield dataclasses.replace(task, replicas=joining.join(task.choice, task.cluster))
     except backend.memory_errors() as problem:
         if not isinstance(problem, MemoryError) and "RESOURCE_EXHAUSTED" not in str(problem):
             raise

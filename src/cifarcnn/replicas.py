@@ -6,47 +6,26 @@ fails in Keras 3.15 (github.com/keras-team/keras issue 20585) and shuffles share
 are is the business of ``cifarcnn.cluster``.
 """
 
-import contextlib
 import hashlib
-import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
-from tensorflow.python.eager import context
 
 from cifarcnn.cifar10 import Images
 from cifarcnn.cluster import Cluster
-from cifarcnn.devices import Choice
-from cifarcnn.errors import RunError, UsageError
+from cifarcnn.errors import RunError
 from cifarcnn.twin import Twin, gather, stored
 from cifarcnn.watcher import Watcher
 
-JOIN_SECONDS = 60
-"""How long TensorFlow waits for workers that have met, each of which is about to start it."""
-
-HEARTBEAT_SECONDS = 10
-"""A worker that has not been heard of for so long is lost; the others end within some seconds more."""
-
 SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM))
-
-LOST = (
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-    tf.errors.InternalError,
-    tf.errors.NotFoundError,
-)
-"""What TensorFlow raises when another worker has gone, depending on what it was doing."""
 
 
 class Replicas:
-    """The devices that train in step. Make one with ``join``, before TensorFlow computes anything.
+    """The devices that train in step. Make one with ``cifarcnn.joining.join``.
 
     Attributes:
         count: how many devices there are, those of other workers included.
@@ -205,90 +184,3 @@ class Replicas:
                 return tf.identity(value(number))
 
         return self.strategy.experimental_distribute_values_from_function(place)
-
-
-def join(choice: Choice, cluster: Cluster | None) -> Replicas:
-    """Bring the devices together.
-
-    Args:
-        choice: which devices of this machine.
-        cluster: the other machines; they must have met, see ``cifarcnn.meeting``. None for this one alone.
-
-    Raises:
-        UsageError: TensorFlow has computed already, and cannot be divided any more.
-        RunError: another worker was lost meanwhile.
-    """
-    kind = "GPU" if choice.device.startswith("gpu") else "CPU"
-    try:
-        _limit(kind, choice, cluster)
-        if cluster is None:
-            names = [f"{kind}:{number}" for number in range(choice.count)]
-            return Replicas(tf.distribute.MirroredStrategy(names), None, choice.steps_per_execution)
-        with noticing_loss(cluster):
-            return Replicas(_multi_worker(cluster), cluster, choice.steps_per_execution)
-    except RuntimeError as problem:
-        raise UsageError(
-            f"TensorFlow has computed in this process already, and can no longer train on several devices"
-            f" ({problem}); expected a training of several devices to be the first in its process"
-        ) from problem
-
-
-def _limit(kind: str, choice: Choice, cluster: Cluster | None) -> None:
-    """Show TensorFlow as many devices as shall train."""
-    physical = tf.config.list_physical_devices(kind)
-    if kind == "GPU":
-        first = int(choice.device.partition(":")[2] or 0)
-        tf.config.set_visible_devices(physical[first : first + choice.count], "GPU")
-        return
-    if cluster is not None:
-        tf.config.set_visible_devices([], "GPU")
-    if choice.count > 1:
-        parts = [tf.config.LogicalDeviceConfiguration()] * choice.count
-        tf.config.set_logical_device_configuration(physical[0], parts)
-
-
-def _multi_worker(cluster: Cluster) -> tf.distribute.Strategy:
-    """Start this worker's server, and wait for the others'."""
-    # Left to itself, TensorFlow waits an hour for a worker that does not come.
-    context.context().configure_coordination_service(
-        service_type="standalone",
-        service_leader="/job:worker/replica:0/task:0",
-        cluster_register_timeout_in_ms=JOIN_SECONDS * 1000,
-        heartbeat_timeout_in_ms=HEARTBEAT_SECONDS * 1000,
-        coordinated_jobs=[
-            coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=len(cluster.workers))
-        ],
-    )
-    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
-        tf.train.ClusterSpec({"worker": list(cluster.workers)}),
-        task_type="worker",
-        task_id=cluster.index,
-        rpc_layer="grpc",
-    )
-    return tf.distribute.MultiWorkerMirroredStrategy(resolver)
-
-
-@contextlib.contextmanager
-def noticing_loss(cluster: Cluster | None) -> Iterator[None]:
-    """Turn what TensorFlow says when a worker is lost into one line.
-
-    Raises:
-        RunError: one was lost.
-    """
-    try:
-        yield
-    except LOST as problem:
-        if cluster is None:
-            raise
-        named = {int(number) for number in re.findall(r"/job:worker/(?:replica:0/)?task:(\d+)", str(problem))}
-        named -= {cluster.index}
-        lost = cluster.name(named.pop()) if len(named) == 1 else "another worker"
-        raise RunError(
-            f"{lost} is lost: it has ended, or is no longer to be reached; start all workers again with"
-            " --resume"
-        ) from problem
-
-
-def scope(replicas: Replicas | None) -> Any:
-    """Return the context in which variables are made that all replicas share."""
-    return replicas.strategy.scope() if replicas else contextlib.nullcontext()
