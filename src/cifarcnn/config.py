@@ -18,7 +18,6 @@ from cifarcnn import recipes
 from cifarcnn.errors import UsageError
 
 Value = recipes.Value
-RECIPES = recipes.RECIPES
 
 FULL_SIDE = 32
 SMALLEST_SIDE = 16
@@ -48,7 +47,7 @@ class Settings:
 
     arch: str = _setting("vgg2", "Architecture; `cifarcnn summary` lists them.")
     recipe: str = _setting(
-        "fast", "fast: ours, few epochs; classic: as its author published it.", choices=("fast", "classic")
+        "fast", "fast: ours, few epochs; classic: as its author published it.", choices=tuple(recipes.RECIPES)
     )
     epochs: int = _setting(12, "Passes over the training images.", least=1, most=100_000)
     batch_size: int = _setting(128, "Images per step.", least=1, most=50_000)
@@ -132,10 +131,10 @@ def resolve(overrides: Mapping[str, Value]) -> Settings:
         check(name, value)
     row = architectures.find(str(said.get("arch", Settings.arch)))
     recipe = str(said.get("recipe", Settings.recipe))
-    if row.name not in RECIPES[recipe]:
-        known = ", ".join(name for name, table in RECIPES.items() if row.name in table)
-        raise UsageError(f"there is no {recipe} recipe for {row.name}; expected --recipe {known}")
-    values: dict[str, Any] = {**RECIPES[recipe][row.name], **said}
+    known = recipes.of(row.name)
+    if recipe not in known:
+        raise UsageError(f"there is no {recipe} recipe for {row.name}; expected --recipe {', '.join(known)}")
+    values: dict[str, Any] = {**known[recipe], **said}
     for name, value in values.items():
         if FIELDS[name].type is float:
             values[name] = float(value)
