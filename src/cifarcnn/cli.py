@@ -30,11 +30,32 @@ class _Commands(UserDict[str, click.Command]):
         return command
 
 
+def _show_version(context: click.Context, _option: click.Parameter, asked: bool) -> None:
+    """Print the version, and what it runs on."""
+    if not asked or context.resilient_parsing:
+        return
+    from importlib.metadata import version
+
+    from cifarcnn import about
+
+    click.echo(f"cifarcnn, version {version('cifarcnn')}")
+    for line in about.lines():
+        click.echo(console.printable(line))
+    context.exit()
+
+
 @click.group(
     commands=_Commands({name: click.Command(name) for name in COMMANDS}),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-@click.version_option(package_name="cifarcnn", prog_name="cifarcnn")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version, those of Python, Keras and its backend, and the CPU and GPU, and exit.",
+)
 def cli() -> None:
     """Train, evaluate, use and explain convolutional networks on CIFAR-10.
 

@@ -67,7 +67,7 @@ class LiteRT:
 
     def inference(self) -> str:
         """Say what computes."""
-        return f"LiteRT, {_cores(self.cpus)}, float32"
+        return f"LiteRT, {devices.cores(self.cpus)}, float32"
 
 
 class Onnx:
@@ -106,7 +106,7 @@ class Onnx:
 
     def inference(self) -> str:
         """Say what computes."""
-        return f"ONNX Runtime, {_cores(self.cpus)}, float32"
+        return f"ONNX Runtime, {devices.cores(self.cpus)}, float32"
 
 
 class SavedModel:
@@ -148,7 +148,7 @@ class SavedModel:
 
     def inference(self) -> str:
         """Say what computes."""
-        return f"TensorFlow, {_cores(devices.usable_cpus())}, float32"
+        return f"TensorFlow, {devices.cores(devices.usable_cpus())}, float32"
 
 
 def import_onnx(name: str) -> Any:
@@ -198,7 +198,3 @@ def _check_end(path: str, what: str, found: list[Any], expected: Any) -> None:
         raise ModelError(
             f"the model {path} {what} {shown} per image; expected {expected[0]} {expected[1]}, and one tensor"
         )
-
-
-def _cores(count: int) -> str:
-    return f"{count} core" + "s" * (count != 1)
