@@ -1,10 +1,11 @@
-"""Options that several commands share."""
+"""Options that several commands share, and what a shell may complete."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from cifarcnn import config
 
@@ -23,6 +24,22 @@ images_option = click.option(
     help="CIFAR-10, or class-named folders of pictures. Default: search the usual places, then download.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+
+
+def complete_architecture(_context: click.Context, _option: click.Parameter, begun: str) -> list[str]:
+    """Return the names of networks that begin so."""
+    from cifarcnn.architectures import ARCHITECTURES
+
+    return [row.name for row in ARCHITECTURES if row.name.startswith(begun)]
+
+
+def complete_file(_context: click.Context, _option: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Leave it to the shell, which knows the files."""
+    return [CompletionItem(begun, type="file")]
+
+
+COMPLETED = {"arch": complete_architecture}
+"""How settings are completed that are no choice between words."""
 
 
 def setting_options(
@@ -45,7 +62,8 @@ def setting_options(
             if kind is not str:
                 option_type = click.FLOAT if kind is float else click.INT
             metavar = None if limits["choices"] else {str: "NAME", float: "F"}.get(kind, "N")  # type: ignore[arg-type]
-            command = click.option(flag, name, type=option_type, metavar=metavar, help=meaning)(command)
+            more: dict[str, Any] = {"type": option_type, "metavar": metavar, "help": meaning}
+            command = click.option(flag, name, shell_complete=COMPLETED.get(name), **more)(command)
         return command
 
     return decorate

@@ -9,6 +9,7 @@ import click
 
 from cifarcnn import console
 from cifarcnn.commands import answers as shown
+from cifarcnn.commands.options import complete_file
 from cifarcnn.images import DEFAULT_RESIZE, RESIZES, Resize
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ MOST_THUMBNAILS = 24
 
 
 @click.command()
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, shell_complete=complete_file)
 @click.option(
     "--model",
     metavar="PATH",

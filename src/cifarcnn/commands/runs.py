@@ -20,11 +20,19 @@ NARROWEST_NAME = 20
 COLOURS = {"running": "cyan", "interrupted": "yellow", "failed": "red", "damaged": "red"}
 
 
+def _complete_key(_context: click.Context, _option: click.Parameter, begun: str) -> list[str]:
+    """Return what runs can be sorted by, as far as it begins so."""
+    from cifarcnn import listing
+
+    return [key for key in listing.SORT_KEYS if key.startswith(begun)]
+
+
 @click.command(epilog="Example: cifarcnn runs runs/lr --sort val_accuracy")
 @click.argument("directories", metavar="[DIR]...", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--sort",
     metavar="KEY",
+    shell_complete=_complete_key,
     default="name",
     show_default=True,
     help="name, state, val_accuracy, seconds, images_per_second, or a setting; the best or the least first.",

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cifarcnn import architectures, config, console
-from cifarcnn.commands.options import json_option
+from cifarcnn.commands.options import complete_architecture, complete_file, json_option
 from cifarcnn.expectations import Expectation, duration
 
 if TYPE_CHECKING:
@@ -25,8 +25,13 @@ EXPECTED: dict[str, Callable[[Expectation], str]] = {
 """What to expect of a recipe, and how it is shown."""
 
 
+def _complete(context: click.Context, argument: click.Parameter, begun: str) -> list[Any]:
+    """Return the networks that begin so, or let the shell look for files."""
+    return complete_architecture(context, argument, begun) or complete_file(context, argument, begun)
+
+
 @click.command()
-@click.argument("name", metavar="[ARCH|MODEL]", required=False)
+@click.argument("name", metavar="[ARCH|MODEL]", required=False, shell_complete=_complete)
 @json_option
 def summary(name: str | None, as_json: bool) -> None:
     """Show the layers of an architecture or of a model file, or, without a name, all architectures.
