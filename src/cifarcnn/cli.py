@@ -44,7 +44,16 @@ def _show_version(context: click.Context, _option: click.Parameter, asked: bool)
     context.exit()
 
 
+EXAMPLES = """\b
+Examples:
+  cifarcnn predict cat.png      ask what a picture shows
+  cifarcnn train --arch vgg2    train a network on the real images
+  cifarcnn evaluate boxed       measure a model on the test images
+"""
+
+
 @click.group(
+    epilog=EXAMPLES,
     commands=_Commands({name: click.Command(name) for name in COMMANDS}),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
@@ -59,12 +68,7 @@ def _show_version(context: click.Context, _option: click.Parameter, asked: bool)
 def cli() -> None:
     """Train, evaluate, use and explain convolutional networks on CIFAR-10.
 
-    \b
-    cifarcnn train --arch vgg2          train a network on the real images
-    cifarcnn evaluate runs/.../best.keras   measure it on the test images
-    cifarcnn predict cat.png            ask it what a picture shows
-
-    Exit codes: 0 success, 1 failure, 2 wrong usage, 130 stopped by Ctrl-C.
+    Exit codes: 0 success, 1 failure, 2 wrong usage, 130 stopped by Ctrl-C, 143 by SIGTERM.
     """
 
 

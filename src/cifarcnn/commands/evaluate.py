@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 AVERAGED_NAMES = {"flip": "with flip", "flip_shift": "with flip and shift"}
 
 
-@click.command()
+@click.command(epilog="Example: cifarcnn evaluate boxed --tta --report measured")
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--split",
     type=click.Choice(["test", "validation"]),
     default="test",
     show_default=True,
-    help="The test images, or the images that the model's training held out.",
+    help="On the test images, or on the images that the model's training held out.",
 )
 @click.option(
     "--batch-size",
@@ -39,7 +39,7 @@ AVERAGED_NAMES = {"flip": "with flip", "flip_shift": "with flip and shift"}
     help="Images per step; changes the speed, not the figures.",
 )
 @images_option
-@click.option("--tta", is_flag=True, help="Also average each image with its mirror image and small shifts.")
+@click.option("--tta", is_flag=True, help="Also average the answers over mirror images and small shifts.")
 @click.option(
     "--figures",
     metavar="DIR",

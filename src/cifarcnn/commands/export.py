@@ -10,7 +10,7 @@ from cifarcnn.commands.options import data_option, json_option
 RUNTIMES = {"litert": "LiteRT", "onnx": "ONNX Runtime", "saved-model": "TensorFlow"}
 
 
-@click.command()
+@click.command(epilog="Example: cifarcnn export runs/20261121-033456-vgg2-fast-seed0 --format litert --half")
 @click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
 @click.option(
     "--format",

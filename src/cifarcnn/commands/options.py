@@ -14,7 +14,7 @@ data_option = click.option(
     "path",
     metavar="PATH",
     type=click.Path(path_type=Path),
-    help="Directory or archive that holds CIFAR-10, in place of searching for it.",
+    help="Directory or archive that holds CIFAR-10. Default: search the places that `cifarcnn data` names.",
 )
 images_option = click.option(
     "--data",
@@ -37,6 +37,9 @@ def complete_file(_context: click.Context, _option: click.Parameter, begun: str)
     """Leave it to the shell, which knows the files."""
     return [CompletionItem(begun, type="file")]
 
+
+METAVARS = {"sides": "N,N,..."}
+"""What stands for the value of a setting whose kind does not tell enough."""
 
 COMPLETED = {"arch": complete_architecture}
 """How settings are completed that are no choice between words."""
@@ -61,7 +64,8 @@ def setting_options(
             option_type: Any = click.Choice(limits["choices"]) if limits["choices"] else click.STRING
             if kind is not str:
                 option_type = click.FLOAT if kind is float else click.INT
-            metavar = None if limits["choices"] else {str: "NAME", float: "F"}.get(kind, "N")  # type: ignore[arg-type]
+            by_kind = None if limits["choices"] else {str: "NAME", float: "F"}.get(kind, "N")  # type: ignore[arg-type]
+            metavar = METAVARS.get(name, by_kind)
             more: dict[str, Any] = {"type": option_type, "metavar": metavar, "help": meaning}
             command = click.option(flag, name, shell_complete=COMPLETED.get(name), **more)(command)
         return command

@@ -35,16 +35,17 @@ def _complete_key(_context: click.Context, _option: click.Parameter, begun: str)
     shell_complete=_complete_key,
     default="name",
     show_default=True,
-    help="name, state, val_accuracy, seconds, images_per_second, or a setting; the best or the least first.",
+    help="By name, state, val_accuracy, seconds, images_per_second or a setting; the best or least first.",
 )
-@click.option("--json", "form", flag_value="json", help="Write one JSON document to stdout.")
-@click.option("--csv", "form", flag_value="csv", help="Write a table of comma-separated values.")
+@click.option("--json", "form", flag_value="json", help="Print one JSON document on stdout.")
+@click.option("--csv", "form", flag_value="csv", help="Print a table of comma-separated values on stdout.")
 @click.pass_context
 def runs(context: click.Context, *, directories: tuple[Path, ...], sort: str, form: str | None) -> None:
-    """Show the runs in and below DIRs (default: ./runs), finished or not, and what they came to.
+    """Show all runs in one table, finished or not.
 
-    Runs that differ in nothing but the seed are summed up below. It reads settings and tables alone, also
-    while runs are trained. What cannot be read gets its reason in its place, and makes the exit code 1.
+    Runs are looked for in and below each DIR, at most three directories deep; default: ./runs. Those that
+    differ in nothing but the seed are summed up below. Only settings and tables are read, also of runs that
+    are being trained. What cannot be read gets its reason in its place, and makes the exit code 1.
     """
     from cifarcnn import listing
 
