@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from cifarcnn import cifar10, metrics, modelfile, outsiders, sources
+from cifarcnn import cifar10, comparison, metrics, modelfile, outsiders, sources
 from cifarcnn.cifar10 import CLASSES
+from cifarcnn.comparison import Comparison
 from cifarcnn.errors import ModelError, UsageError
 from cifarcnn.events import Note, OnEvent, ignore
-from cifarcnn.metrics import Array, Comparison, Metrics
+from cifarcnn.metrics import Array, Metrics
 
 SPLITS = ("test", "validation")
 TRAINED_ON = "training_images_sha256"
@@ -260,7 +261,7 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
             "compare them with --split test"
         )
     labels = first.images.labels
-    return metrics.compare(
+    return comparison.compare(
         first.probabilities.argmax(axis=1) == labels, second.probabilities.argmax(axis=1) == labels
     )
 
@@ -271,7 +272,7 @@ def comparison_document(evaluations: list[Evaluation], comparisons: list[Compari
         "schema": 1,
         "models": [evaluation.document() for evaluation in evaluations],
         "comparisons": [
-            {"first": str(evaluations[0].model), "second": str(other.model), **asdict(comparison)}
-            for other, comparison in zip(evaluations[1:], comparisons, strict=True)
+            {"first": str(evaluations[0].model), "second": str(other.model), **asdict(found)}
+            for other, found in zip(evaluations[1:], comparisons, strict=True)
         ],
     }

@@ -15,8 +15,9 @@ from cifarcnn.commands.options import images_option, json_option
 from cifarcnn.modelfile import BATCH_SIZE, display_name
 
 if TYPE_CHECKING:
+    from cifarcnn.comparison import Comparison
     from cifarcnn.evaluation import Evaluation
-    from cifarcnn.metrics import Comparison, Interval, Metrics
+    from cifarcnn.metrics import Interval, Metrics
 
 AVERAGED_NAMES = {"flip": "with flip", "flip_shift": "with flip and shift"}
 
