@@ -14,9 +14,7 @@ import resource
 import sys
 from pathlib import Path
 
-GIGABYTE = 1 << 30
-MEMORY = {"litert": 4 * GIGABYTE, "onnx": 4 * GIGABYTE, "saved-model": 12 * GIGABYTE}
-"""Address space in bytes. TensorFlow alone maps several gigabytes that it never uses."""
+from cifarcnn.exportformats import FORMATS
 
 PROCESSOR_SECONDS = 120
 
@@ -24,7 +22,7 @@ PROCESSOR_SECONDS = 120
 def limit(kind: str) -> None:
     """Bound what this process may take, as far as the platform lets it."""
     for what, most in (
-        (resource.RLIMIT_AS, MEMORY[kind]),
+        (resource.RLIMIT_AS, FORMATS[kind].memory),
         (resource.RLIMIT_CPU, PROCESSOR_SECONDS),
         (resource.RLIMIT_FSIZE, 1 << 20),
         (resource.RLIMIT_CORE, 0),

@@ -47,7 +47,7 @@ class Model:
         metadata: what was stored with it; empty for a file that plain Keras wrote.
         network: the Keras model, or the runtime of an exported one, from raw 0-255 pixels (n, 32, 32, 3) to
             probabilities (n, 10).
-        format: None for a Keras model, else a format of ``exported.SUFFIXES``.
+        format: None for a Keras model, else a name from ``exportformats.FORMATS``.
     """
 
     path: Path
