@@ -118,6 +118,9 @@ def test_python_m_is_the_command() -> None:
         (["summary", "vgg9"], "unknown architecture 'vgg9': did you mean"),
         (["predict"], "Missing argument"),
         (["evaluate"], "Missing argument"),
+        (["predict", "cat.png", "--csv", "--json"], "--json cannot be given with --csv; choose one"),
+        (["predict", "cat.png", "--jsonl", "--csv"], "--csv cannot be given with --jsonl; choose one"),
+        (["runs", "--json", "--csv"], "--csv cannot be given with --json; choose one"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], message: str, cifarcnn: Run) -> None:

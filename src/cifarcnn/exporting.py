@@ -116,8 +116,7 @@ def _check_target(target: Path, kind: str, force: bool) -> None:
         raise UsageError(f"{target} is there already; give another name with --output, or --force")
     if os.path.isdir(target) and not (target / exported.GRAPH).is_file():
         raise UsageError(f"{target} is a directory, but no SavedModel to replace; give another with --output")
-    if not os.path.isdir(target.parent):
-        raise UsageError(f"there is no directory {target.parent} to write {target.name} to")
+    files.check_place(target)
 
 
 def _default_output(model: Path, kind: str) -> Path:

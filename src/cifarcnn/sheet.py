@@ -39,13 +39,12 @@ def check(path: Path) -> None:
     """Refuse a path that no sheet can be written to, before anything is read.
 
     Raises:
-        UsageError: the name has another ending than .png, .jpg, .jpeg, .webp or .pdf.
-        CifarCNNError: there is no such directory.
+        UsageError: the name has another ending than .png, .jpg, .jpeg, .webp or .pdf, or there is no such
+            directory.
     """
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"cannot write a sheet as {path}; expected one of {', '.join(FORMATS)}")
-    if not path.parent.is_dir():
-        raise CifarCNNError(f"cannot write {path}: there is no directory {path.parent}; make it first")
+    files.check_place(path)
 
 
 def check_apart(path: Path, pictures: "Iterable[str]") -> None:
@@ -70,7 +69,7 @@ class Sheet:
         threshold: answers of a lower probability are marked as unsure.
 
     Raises:
-        UsageError, CifarCNNError: as ``check``.
+        UsageError: as ``check``.
     """
 
     def __init__(

@@ -9,6 +9,13 @@ from click.shell_completion import CompletionItem
 
 from cifarcnn import config
 
+FORMS = {
+    "json": "Print one JSON document on stdout.",
+    "jsonl": "Print a JSON object per line and image on stdout.",
+    "csv": "Print a table of comma-separated values on stdout.",
+}
+"""The forms of output for programs."""
+
 data_option = click.option(
     "--data",
     "path",
@@ -23,7 +30,27 @@ images_option = click.option(
     type=click.Path(path_type=Path),
     help="CIFAR-10, or class-named folders of pictures. Default: search the usual places, then download.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+json_option = click.option("--json", "as_json", is_flag=True, help=FORMS["json"])
+
+
+def form_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command options for some of ``FORMS``, of which one at most is its parameter ``form``."""
+
+    def choose(context: click.Context, option: click.Parameter, asked: bool) -> None:
+        chosen = context.params.setdefault("form", None)
+        if asked and chosen:
+            raise click.UsageError(f"--{option.name} cannot be given with --{chosen}; choose one")
+        if asked:
+            context.params["form"] = option.name
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names):
+            command = click.option(
+                f"--{name}", is_flag=True, expose_value=False, callback=choose, help=FORMS[name]
+            )(command)
+        return command
+
+    return decorate
 
 
 def complete_architecture(_context: click.Context, _option: click.Parameter, begun: str) -> list[str]:

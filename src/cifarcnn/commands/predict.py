@@ -9,7 +9,7 @@ import click
 
 from cifarcnn import console
 from cifarcnn.commands import answers as shown
-from cifarcnn.commands.options import complete_file
+from cifarcnn.commands.options import complete_file, form_options
 from cifarcnn.images import DEFAULT_RESIZE, RESIZES, Resize
 
 if TYPE_CHECKING:
@@ -70,9 +70,7 @@ MOST_THUMBNAILS = 24
     "where covering it makes the class less probable. Replaces existing files.",
 )
 @click.option("--no-thumbnails", is_flag=True, help="Draw no small images on a terminal that shows colours.")
-@click.option("--json", "form", flag_value="json", help="Print one JSON document on stdout.")
-@click.option("--jsonl", "form", flag_value="jsonl", help="Print a JSON object per line and image on stdout.")
-@click.option("--csv", "form", flag_value="csv", help="Print a table of comma-separated values on stdout.")
+@form_options("json", "jsonl", "csv")
 @click.pass_context
 def predict(
     context: click.Context,

@@ -12,6 +12,7 @@ from rich.cells import cell_len
 from rich.markup import escape
 
 from cifarcnn import config, console
+from cifarcnn.commands.options import form_options
 
 if TYPE_CHECKING:
     from cifarcnn.listing import Listing, Row
@@ -37,8 +38,7 @@ def _complete_key(_context: click.Context, _option: click.Parameter, begun: str)
     show_default=True,
     help="By name, state, val_accuracy, seconds, images_per_second or a setting; the best or least first.",
 )
-@click.option("--json", "form", flag_value="json", help="Print one JSON document on stdout.")
-@click.option("--csv", "form", flag_value="csv", help="Print a table of comma-separated values on stdout.")
+@form_options("json", "csv")
 @click.pass_context
 def runs(context: click.Context, *, directories: tuple[Path, ...], sort: str, form: str | None) -> None:
     """Show all runs in one table, finished or not.
