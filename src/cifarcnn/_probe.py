@@ -59,7 +59,7 @@ def main() -> None:
     answer = os.dup(1)
     os.dup2(2, 1)
     limit(kind)
-    from cifarcnn.errors import CifarCNNError
+    from cifarcnn.errors import CifarCNNError, first_line
 
     error = None
     try:
@@ -68,8 +68,7 @@ def main() -> None:
         error = str(problem)
     # The readers of the formats promise no set of errors for a hostile file; none of them is a bug here.
     except Exception as problem:
-        reason = (str(problem) or type(problem).__name__).strip().splitlines()[0][:200]
-        error = f"the model {name} is damaged, or cannot be run: {reason}"
+        error = f"the model {name} is damaged, or cannot be run: {first_line(problem)}"
     os.write(answer, json.dumps({"error": error}).encode() + b"\n")
     # Native libraries may be in a state in which tidying up would crash.
     os._exit(0)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cifarcnn import backend, modelguard
-from cifarcnn.errors import ModelError
+from cifarcnn.errors import ModelError, first_line
 from cifarcnn.exported import LITERT_MARK
 from cifarcnn.exportformats import FORMATS
 from cifarcnn.runtimes import import_onnx
@@ -48,8 +48,7 @@ def convert(network: "keras.Model", kind: str, path: Path) -> None:
             network.export(str(path), format=FORMATS[kind].keras_name, verbose=False)
     # The exporters promise no set of errors; each is about this network or this backend.
     except Exception as problem:
-        reason = (str(problem) or type(problem).__name__).strip().splitlines()[0][:200]
-        raise ModelError(f"Keras cannot export this network as {kind}: {reason}") from problem
+        raise ModelError(f"Keras cannot export this network as {kind}: {first_line(problem)}") from problem
 
 
 @cache

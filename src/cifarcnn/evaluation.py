@@ -147,12 +147,12 @@ def evaluate(
     seconds = time.perf_counter() - start
     if not np.isfinite(plain).all():
         raise ModelError(f"the model {path} answers with numbers that are not finite; train it again")
-    temperature = loaded.metadata.get("temperature")
+    temperature = loaded.temperature
     if temperature is not None and split == "validation":
         figures = "calibration error" if limit is None else "calibration error and false alarms"
         on_event(Note(f"the model was calibrated on these images: their {figures} flatter it"))
     views = _augmented_views(loaded, images.images, plain, batch_size) if tta else {}
-    probabilities = metrics.apply_temperature(plain, temperature) if temperature else plain
+    probabilities = loaded.calibrated(plain)
     return Evaluation(
         model=path,
         metadata=loaded.metadata,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifarcnn import boxed, modelguard
-from cifarcnn.errors import ModelError
+from cifarcnn.errors import ModelError, first_line
 from cifarcnn.exportformats import FORMATS
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def load(path: Path, kind: str) -> "Runtime":
         data = _vetted_file(path, kind)
         return (runtimes.Onnx if kind == "onnx" else runtimes.LiteRT)(str(path), data)
     except (RuntimeError, ValueError, ImportError) as problem:
-        raise ModelError(f"the model {path} cannot be opened: {_first_line(problem)}") from problem
+        raise ModelError(f"the model {path} cannot be opened: {first_line(problem)}") from problem
 
 
 def check(path: Path, kind: str) -> None:
@@ -231,7 +231,7 @@ def _litert_metadata(path: Path, data: bytes) -> bytes | None:
                 raise ModelError(f"the model {path} has metadata of absurd size or packing; not opened")
             return archive.read(member)
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError, ValueError) as problem:
-        raise ModelError(f"the model {path} is damaged: {_first_line(problem)}; copy it again") from problem
+        raise ModelError(f"the model {path} is damaged: {first_line(problem)}; copy it again") from problem
     except (NotImplementedError, RuntimeError) as problem:
         raise ModelError(f"the model {path} is packed as ours never are; not opened") from problem
 
@@ -253,7 +253,3 @@ def _onnx_metadata(path: Path, data: bytes) -> bytes | None:
                 raise ModelError(f"the model {path} has metadata of absurd size; not opened")
             return str(entry.value).encode()
     return None
-
-
-def _first_line(problem: Exception) -> str:
-    return (str(problem) or type(problem).__name__).strip().splitlines()[0][:200]

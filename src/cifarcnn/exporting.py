@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cifarcnn import cifar10, conversion, exported, files, modelfile, sources
-from cifarcnn.errors import ModelError, UsageError
+from cifarcnn.errors import ModelError, UsageError, first_line
 from cifarcnn.events import Note, OnEvent, ignore
 from cifarcnn.exportformats import FORMATS
 from cifarcnn.modelfile import Model
@@ -181,8 +181,9 @@ def _ask(model: Model, kind: str, path: Path, images: cifar10.Images) -> "np.nda
     try:
         return Model(path, {}, exported.open_own(path, kind), kind).probabilities(images.images)
     except (RuntimeError, ValueError) as problem:
-        reason = str(problem).strip().splitlines()[0][:200]
-        raise ModelError(f"the export of {model.path} as {kind} does not run: {reason}") from problem
+        raise ModelError(
+            f"the export of {model.path} as {kind} does not run: {first_line(problem)}"
+        ) from problem
 
 
 def _move(aside: Path, target: Path) -> None:

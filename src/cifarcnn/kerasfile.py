@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifarcnn import backend, modelguard
-from cifarcnn.errors import ModelError
+from cifarcnn.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,5 +115,4 @@ def _read_with_keras(path: Path, checked: Path) -> "keras.Model":
 
 def _not_loadable(path: Path, problem: Exception) -> ModelError:
     """Say in one line that Keras could not load a file, and the beginning of why."""
-    reason = (str(problem) or type(problem).__name__).strip().splitlines()[0][:200]
-    return ModelError(f"Keras cannot load the model {path}: {reason}")
+    return ModelError(f"Keras cannot load the model {path}: {first_line(problem)}")

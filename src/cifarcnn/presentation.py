@@ -123,9 +123,7 @@ def write_run_report(directory: Path, validation: Images | None, data: str | Non
     subject, title = None, f"{directory.absolute().name}"
     if validation is not None:
         model = modelfile.load(best)
-        probabilities = model.probabilities(validation.images)
-        if temperature := model.metadata.get("temperature"):
-            probabilities = metrics.apply_temperature(probabilities, temperature)
+        probabilities = model.calibrated(model.probabilities(validation.images))
         figures = metrics.measure(probabilities, validation.labels)
         subject = report.Subject(validation.images, validation.labels, probabilities, figures)
         title = f"{title} on {len(validation):,} validation images"

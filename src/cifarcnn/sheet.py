@@ -141,7 +141,7 @@ class Sheet:
         if answer.picture is not None:
             picture = fitted(answer.picture, BOX)
             self._page.paste(picture, (left + (BOX - picture.width) // 2, top + (BOX - picture.height) // 2))
-        unsure = self.threshold is not None and answer.top[0].probability < self.threshold
+        unsure = answer.is_unsure(self.threshold)
         none = bool(answer.none_of_the_ten)
         below = top + BOX + 6 + LINE
         for place, ranked in enumerate(answer.top[:MOST_BARS]):

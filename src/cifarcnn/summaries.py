@@ -1,4 +1,7 @@
-"""What a network is made of: its layers, parameters and floating-point operations."""
+"""What a network is made of, layer by layer, in parameters and operations, and what training it costs.
+
+The networks themselves stand in ``architectures``, what their recipes reached in ``expectations``.
+"""
 
 import dataclasses
 import math
