@@ -19,6 +19,9 @@ from cifarcnn.events import Note, OnEvent, ignore
 from cifarcnn.metrics import Array, Metrics
 
 SPLITS = ("test", "validation")
+VIEWS = {"flip": "with flip", "flip_shift": "with flip and shift"}
+"""The figures of test-time augmentation: their names in documents, and for people."""
+
 TRAINED_ON = "training_images_sha256"
 """The fact in a model's metadata that identifies all images its training was given, held out or not."""
 
