@@ -57,7 +57,7 @@ def test_an_option_is_explained_with_its_default(name: str) -> None:
     command, option = OPTIONS[name]
     record = option.get_help_record(click.Context(command))
     assert record is not None
-    assert re.match(r"[^a-z].*\.(  \[.*\])?$", record[1])
+    assert re.match(r".+\.(  \[.*\])?$", record[1])
     setting = option.name in FIELDS and not option.is_flag
     if setting or not (option.is_flag or option.default is None or option.required or option.flag_value):
         assert "[default: " in record[1]

@@ -109,7 +109,7 @@ class Settings:
         "Arithmetic; auto asks the hardware.",
         choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )
-    device: str = _setting("auto", "Where to compute: auto, cpu, gpu or gpu:N.")
+    device: str = _setting("auto", "auto, cpu, gpu or gpu:N.")
     deterministic: bool = _setting(
         False, "On a GPU too, the same seed gives the same result on the same machine; slower."
     )

@@ -111,9 +111,9 @@ def _on_cpu(hardware: Hardware, precision: str, warning: str | None) -> Choice:
         precision, why = "mixed_bfloat16", f"the CPU computes bfloat16 natively ({', '.join(native)})"
     else:
         precision, why = "float32", "the CPU does not compute bfloat16 natively"
+    cores = f"{hardware.cpus} core" + "s" * (hardware.cpus != 1)
     jit, steps = (True, 1) if hardware.backend == "jax" else (False, CPU_STEPS_PER_CALL)
-    reason = f"{hardware.cpu}, {cores(hardware.cpus)}; {precision}: {why}"
-    return Choice("cpu", precision, reason, warning, jit, steps)
+    return Choice("cpu", precision, f"{hardware.cpu}, {cores}; {precision}: {why}", warning, jit, steps)
 
 
 def _on_gpu(hardware: Hardware, number: int, precision: str) -> Choice:
@@ -174,11 +174,6 @@ def cpu_name() -> str:
     return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor() or platform.machine()
 
 
-def cores(count: int) -> str:
-    """Return a number of cores as one says it."""
-    return f"{count} core" + "s" * (count != 1)
-
-
 def usable_cpus() -> int:
     """Return how many cores this process may use: its affinity, and a container's quota if that is less."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -188,6 +183,11 @@ def usable_cpus() -> int:
         if limit != "max":
             count = min(count, max(1, round(int(limit) / int(period))))
     return count
+
+
+def cores(count: int) -> str:
+    """Return a number of cores as one says it."""
+    return f"{count} core" + "s" * (count != 1)
 
 
 def nvidia_gpu() -> str | None:

@@ -61,10 +61,8 @@ def _parse_seeds(_context: click.Context, _option: click.Parameter, text: str | 
 @click.option(
     "--repeat", metavar="N", type=click.IntRange(1, 1000), help="The same for seeds 0, 1, ... up to N - 1."
 )
-@click.option(
-    "--task", metavar="N", type=int, help="Train the Nth of the --config file's runs alone; from 1."
-)
-@click.option("--tasks", is_flag=True, help="List the runs that the --config file spans; train nothing.")
+@click.option("--task", metavar="N", type=int, help="Of the runs that --config spans, train the Nth alone.")
+@click.option("--tasks", is_flag=True, help="Show how many these runs are, and which; train nothing.")
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr but errors.")
 @click.pass_context
