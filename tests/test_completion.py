@@ -12,42 +12,31 @@ from cifarcnn.architectures import ARCHITECTURES
 from cifarcnn.config import FIELDS
 from conftest import Run
 
-NETWORKS = [row.name for row in ARCHITECTURES]
+COMPLETED = {
+    "ev": ["plain,evaluate"],
+    "data f": ["plain,fetch"],
+    "train --learn": ["plain,--learning-rate"],
+    "train --arch vgg": ["plain,vgg2", "plain,vgg3"],
+    "data show --arch ": [f"plain,{row.name}" for row in ARCHITECTURES],
+    "train --recipe ": ["plain,fast", "plain,classic"],
+    "train --schedule ": [f"plain,{choice}" for choice in FIELDS["schedule"].metadata["choices"]],
+    "export best.keras --format on": ["plain,onnx"],
+    "runs --sort val_": ["plain,val_accuracy", "plain,val_loss", "plain,val_size"],
+    "summary vgg": ["plain,vgg2", "plain,vgg3"],
+    "summary runs/": ["file,runs/"],
+    "predict photos/c": ["file,photos/c"],
+    "evaluate runs/": ["file,runs/"],
+}
+"""What is typed, and what bash is told: words to offer, or to look for files itself."""
 
 
-def completed(run: Run, *words: str) -> list[str]:
-    """What bash is offered for the last of these words."""
-    line = {"COMP_WORDS": " ".join(["cifarcnn", *words]), "COMP_CWORD": str(len(words))}
-    done = run(env={"_CIFARCNN_COMPLETE": "bash_complete", **line})
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.split()
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (("ev",), ["plain,evaluate"]),
-        (("data", "f"), ["plain,fetch"]),
-        (("train", "--learn"), ["plain,--learning-rate"]),
-        (("train", "--arch", "vgg"), ["plain,vgg2", "plain,vgg3"]),
-        (("data", "show", "--arch", ""), [f"plain,{name}" for name in NETWORKS]),
-        (("train", "--recipe", ""), ["plain,fast", "plain,classic"]),
-        (
-            ("train", "--schedule", ""),
-            [f"plain,{choice}" for choice in FIELDS["schedule"].metadata["choices"]],
-        ),
-        (("export", "best.keras", "--format", "on"), ["plain,onnx"]),
-        (("runs", "--sort", "val_"), ["plain,val_accuracy", "plain,val_loss", "plain,val_size"]),
-        (("summary", "vgg"), ["plain,vgg2", "plain,vgg3"]),
-        (("summary", "runs/"), ["file,runs/"]),
-        (("predict", "photos/c"), ["file,photos/c"]),
-        (("evaluate", "runs/"), ["file,runs/"]),
-    ],
-    ids=" ".join,
-)
-def test_a_word_is_completed(words: tuple[str, ...], expected: list[str], cifarcnn: Run) -> None:
+@pytest.mark.parametrize("line", COMPLETED)
+def test_a_word_is_completed(line: str, cifarcnn: Run) -> None:
     """Commands, options, choices and names of networks; files are left to the shell."""
-    assert completed(cifarcnn, *words) == expected
+    asked = {"COMP_WORDS": f"cifarcnn {line}", "COMP_CWORD": str(line.count(" ") + 1)}
+    done = cifarcnn(env={"_CIFARCNN_COMPLETE": "bash_complete", **asked})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == COMPLETED[line]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
