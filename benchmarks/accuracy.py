@@ -22,6 +22,7 @@ import cifarcnn
 import harness
 from cifarcnn import architectures, config, events, modelfile, pipeline, schedules
 from cifarcnn.config import Settings
+from cifarcnn.recipes import RECIPES
 from harness import say
 
 
@@ -30,7 +31,7 @@ def arguments() -> argparse.Namespace:
     names = [row.name for row in architectures.ARCHITECTURES]
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--arch", nargs="+", choices=names, default=["vgg2", "vgg3"])
-    parser.add_argument("--recipe", choices=tuple(config.RECIPES), default="fast")
+    parser.add_argument("--recipe", choices=tuple(RECIPES), default="fast")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N-1, at least 2")
     parser.add_argument("--epochs", type=int, help="default: the recipe's")
     parser.add_argument("--train-size", type=int, help="default: all but the validation images")

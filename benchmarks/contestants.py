@@ -195,7 +195,7 @@ def _inference(answer: Any, spec: dict[str, Any], dtype: str, warm: int) -> floa
 
 def add_width(spec: dict[str, Any]) -> None:
     """Put a network with other widths into the tables, in this process, and name it in ``spec``."""
-    from cifarcnn import architectures, config
+    from cifarcnn import architectures, recipes
 
     factor = spec.get("width", 1)
     if factor == 1:
@@ -218,7 +218,7 @@ def add_width(spec: dict[str, Any]) -> None:
         sys.exit(f"widths are scaled of vgg2, vgg3 and plain6, not of {base.name}")
     row = architectures.Architecture(name, build, 0, f"{base.name} with {factor:g} times the filters", "")
     architectures.ARCHITECTURES = (*architectures.ARCHITECTURES, row)
-    config.RECIPES = {**config.RECIPES, "classic": {name: config.RECIPES["classic"][base.name]}}
+    recipes.RECIPES = {**recipes.RECIPES, "classic": {name: recipes.of(base.name)["classic"]}}
     spec["arch"] = name
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import harness
 from cifarcnn import architectures, config, expectations, files, summaries
+from cifarcnn.recipes import RECIPES
 from harness import HERE, say
 
 RESULTS = HERE / "recipes.json"
@@ -34,7 +35,7 @@ def arguments() -> argparse.Namespace:
     names = [row.name for row in architectures.ARCHITECTURES]
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--arch", nargs="+", choices=names, default=[])
-    parser.add_argument("--recipe", choices=tuple(config.RECIPES), default="fast")
+    parser.add_argument("--recipe", choices=tuple(RECIPES), default="fast")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N-1")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where all that was measured stands")
     parser.add_argument("--out", type=Path, help="keep the run directories here; default: they are not kept")
@@ -108,7 +109,7 @@ def summarise(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return one row for each architecture and recipe, in the order of the tables of both."""
     rows = []
     for row in architectures.ARCHITECTURES:
-        for recipe in config.RECIPES:
+        for recipe in RECIPES:
             group = [entry for entry in records if (entry["arch"], entry["recipe"]) == (row.name, recipe)]
             if group:
                 rows.append(_summary(row.name, recipe, group))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cifarcnn import images, metrics, modelfile
+from cifarcnn import comparison, images, modelfile
 from cifarcnn.cifar10 import CLASSES
 from cifarcnn.errors import ImageError
 
@@ -44,7 +44,7 @@ def main() -> None:
     print("| --- | ---: | ---: | ---: | ---: |")
     for way, hits in right.items():
         mean = np.mean([hits[truth == label].mean() for label in np.unique(truth)])
-        paired = metrics.compare(ours, hits)
+        paired = comparison.compare(ours, hits)
         low, high = (100 * bound for bound in paired.interval)
         change = f"{100 * paired.difference:+.1f} ({low:+.1f} to {high:+.1f}, p = {paired.p_value:.2g})"
         share = f"{int(hits.sum())} of {len(hits)} | {100 * hits.mean():.1f} %"

@@ -1,5 +1,6 @@
 """Small stock Keras models, and archives built by hand, for the tests that open models."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -34,6 +35,19 @@ def save_tiny(path: Path, metadata: dict[str, Any] | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     modelfile.save(tiny(), path, metadata or {})
     return path
+
+
+def weights_digest(model: keras.Model) -> str:
+    """SHA-256 over type, shape and bytes of all weights in order, whatever the layers are called.
+
+    Dropout's random states are left out: Keras does not store them.
+    """
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        value = np.asarray(weight)
+        digest.update(f"{value.dtype.name}{value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
 
 
 def members(path: Path) -> dict[str, bytes]:

@@ -55,7 +55,6 @@ def test_a_cache_that_cannot_be_written_is_an_error_with_a_remedy(
         ("linux", {"XDG_CACHE_HOME": "/xdg"}, "/xdg/cifarcnn"),
         ("linux", {}, "/home/me/.cache/cifarcnn"),
         ("darwin", {"XDG_CACHE_HOME": "/xdg"}, "/home/me/Library/Caches/cifarcnn"),
-        ("win32", {"LOCALAPPDATA": "/local"}, "/local/cifarcnn"),
     ],
 )
 def test_the_cache_is_where_the_platform_keeps_caches(

@@ -1,5 +1,6 @@
 """The command line as a whole: quick help, documented commands, exit codes."""
 
+import platform
 import re
 import subprocess
 import sys
@@ -28,16 +29,28 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, 
 @pytest.mark.parametrize("words", commands(cli), ids=" ".join)
 def test_help_is_quick_because_nothing_heavy_is_imported(words: tuple[str, ...]) -> None:
     """Each command's help imports neither a framework nor a plotting library."""
+    shown = said_without_heavy_modules(*words, "--help")
+    assert shown.startswith("Usage: cifarcnn")
+
+
+def test_version_is_quick_because_nothing_heavy_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names TensorFlow's version without importing TensorFlow."""
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    assert f"TensorFlow {version('tensorflow')}" in said_without_heavy_modules("--version")
+
+
+def said_without_heavy_modules(*words: str) -> str:
+    """What a command prints, which must not import a framework for it."""
     script = (
         "import sys\n"
         "from cifarcnn.cli import cli\n"
-        f"try: cli.main({[*words, '--help']!r}, prog_name='cifarcnn')\n"
+        f"try: cli.main({list(words)!r}, prog_name='cifarcnn')\n"
         "except SystemExit: pass\n"
         f"print('loaded:', [name for name in {HEAVY!r} if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("Usage: cifarcnn")
     assert done.stdout.endswith("loaded: []\n")
+    return done.stdout
 
 
 @pytest.mark.parametrize("words", commands(cli)[1:], ids=" ".join)
@@ -76,9 +89,17 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert done.stdout == "[] True\n"
 
 
-def test_version_is_that_of_the_package(cifarcnn: Run) -> None:
-    """It is written once, in pyproject.toml."""
-    assert cifarcnn("--version").stdout == f"cifarcnn, version {version('cifarcnn')}\n"
+def test_version_is_that_of_the_package_and_what_it_runs_on_follows(cifarcnn: Run, tmp_path: Path) -> None:
+    """It is written once, in pyproject.toml; versions of others are those installed, the GPU nvidia-smi's."""
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text("#!/bin/sh\necho NVIDIA Imaginary 9000\n")
+    smi.chmod(0o755)
+    ours, software, processor, gpu = cifarcnn("--version", env={"KERAS_BACKEND": "jax"}).stdout.splitlines()
+    assert ours == f"cifarcnn, version {version('cifarcnn')}"
+    assert software == f"Python {platform.python_version()}, Keras {version('keras')}, JAX {version('jax')}"
+    assert re.fullmatch(r"CPU: .+, \d+ cores?, (no native bfloat16|native bfloat16 \(.+\))", processor)
+    assert gpu == "NVIDIA GPU: NVIDIA Imaginary 9000"
 
 
 def test_python_m_is_the_command() -> None:
@@ -97,6 +118,9 @@ def test_python_m_is_the_command() -> None:
         (["summary", "vgg9"], "unknown architecture 'vgg9': did you mean"),
         (["predict"], "Missing argument"),
         (["evaluate"], "Missing argument"),
+        (["predict", "cat.png", "--csv", "--json"], "--json cannot be given with --csv; choose one"),
+        (["predict", "cat.png", "--jsonl", "--csv"], "--csv cannot be given with --jsonl; choose one"),
+        (["runs", "--json", "--csv"], "--csv cannot be given with --json; choose one"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], message: str, cifarcnn: Run) -> None:

@@ -111,44 +111,6 @@ def test_wilson_interval_agrees_with_scipy(case) -> None:
     assert metrics.wilson_interval(successes, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
-@given(st.integers(0, 200), st.integers(0, 200))
-def test_mcnemar_agrees_with_the_binomial_test(only_first: int, only_second: int) -> None:
-    """The exact test is a two-sided binomial test of the disagreements."""
-    expected = binomtest(only_first, only_first + only_second).pvalue if only_first + only_second else 1.0
-    assert metrics.mcnemar_exact(only_first, only_second) == pytest.approx(expected)
-
-
-def test_comparison_of_a_model_with_itself_finds_no_difference() -> None:
-    """No disagreement: difference zero, p-value one, an interval around zero that is not a point."""
-    right = np.arange(1000) % 5 > 0
-    result = metrics.compare(right, right)
-    assert (result.difference, result.p_value) == (0.0, 1.0)
-    assert result.interval[0] < 0 < result.interval[1] < 0.01
-
-
-def test_comparison_counts_each_side_and_signs_the_difference() -> None:
-    """The difference is second minus first, and many one-sided wins are significant."""
-    first = np.arange(1000) < 700
-    second = np.arange(1000) < 760
-    second[:10] = False
-    result = metrics.compare(first, second)
-    assert (result.only_first, result.only_second, result.n) == (10, 60, 1000)
-    assert result.difference == pytest.approx(0.05)
-    assert result.interval[0] > 0.03
-    assert result.p_value < 1e-6
-
-
-def test_paired_interval_covers_the_truth_about_95_percent_of_the_time() -> None:
-    """Over many simulated comparisons the interval holds the true difference as often as it promises."""
-    rng = np.random.default_rng(3)
-    covered = 0
-    for _ in range(1000):
-        outcome = rng.choice(4, size=300, p=[0.7, 0.16, 0.04, 0.1])
-        low, high = metrics.compare(outcome % 3 == 0, (outcome == 0) | (outcome == 1)).interval
-        covered += low <= 0.16 - 0.10 <= high
-    assert 925 <= covered <= 975
-
-
 def test_calibration_error_of_a_hand_made_case() -> None:
     """Ten answers at 0.75, half right, and ten at 0.95, all right: 0.5 * 0.25 + 0.5 * 0.05."""
     confidence = np.repeat([0.75, 0.95], 10)

@@ -215,7 +215,7 @@ def test_thumbnails_on_a_terminal(folder: Path) -> None:
     ("arguments", "code", "reason"),
     [
         (["--output", "sheet.gif"], 2, "expected one of .png, .jpg, .jpeg, .webp, .pdf"),
-        (["--output", "absent/sheet.png"], 1, "there is no directory absent; make it first"),
+        (["--output", "absent/sheet.png"], 2, "there is no directory absent; make it first"),
         (["--explain", "0.png"], 2, "is a file"),
     ],
 )

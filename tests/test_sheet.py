@@ -139,7 +139,7 @@ def test_impossible_places_are_refused_before_work(tmp_path: Path) -> None:
     for name in ("sheet.gif", "sheet", "sheet.png.txt"):
         with pytest.raises(UsageError, match=r"expected one of \.png"):
             sheet.check(tmp_path / name)
-    with pytest.raises(CifarCNNError, match=r"there is no directory .*; make it first"):
+    with pytest.raises(UsageError, match=r"there is no directory .*; make it first"):
         sheet.check(tmp_path / "absent" / "sheet.png")
     (tmp_path / "taken.png").mkdir()
     with pytest.raises(CifarCNNError, match=r"cannot write .*taken\.png: .*; choose another with --output"):

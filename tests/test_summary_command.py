@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
+
 import models
+from cifarcnn import boxed
 from cifarcnn.architectures import ARCHITECTURES
 from conftest import Run
 
@@ -62,3 +65,14 @@ def test_a_name_too_long_for_a_file_is_unknown(cifarcnn: Run) -> None:
     done = cifarcnn("summary", "a" * 300)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith("error: unknown architecture")
+
+
+@pytest.mark.parametrize("share", [0.03, 0.5, 0.99])
+def test_what_is_left_of_an_exported_model_is_refused(share: float, cifarcnn: Run, tmp_path: Path) -> None:
+    """A file that is cut short is no model, to the summary as to the evaluation, and in the same words."""
+    whole = boxed.PATH.read_bytes()
+    (tmp_path / "cut.tflite").write_bytes(whole[: round(share * len(whole))])
+    done = cifarcnn("summary", "cut.tflite")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("error: the model cut.tflite is damaged")
+    assert cifarcnn("evaluate", "cut.tflite").stderr == done.stderr

@@ -38,7 +38,7 @@ def test_without_augmentation_crops_are_the_images() -> None:
     assert np.array_equal(keras.ops.convert_to_numpy(layer(picks)), IMAGES[picks[:, 0]])
 
 
-@pytest.mark.parametrize("name", ["vgg2", "vgg3", "rmsprop6", "whiten6-tiny"])
+@pytest.mark.parametrize("name", [row.name for row in architectures.ARCHITECTURES])
 def test_twin_answers_as_the_stock_network_does(name: str) -> None:
     """The softmax of the twin's logits is the stock network's answer to the same images."""
     pair = make(name)

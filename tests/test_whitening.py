@@ -61,7 +61,7 @@ def test_a_network_is_initialised_by_images_and_seed_alone() -> None:
     assert any(not np.array_equal(one, two) for one, two in zip(first, other, strict=True))
 
 
-@pytest.mark.parametrize("name", ["whiten6-tiny", "whiten6"])
+@pytest.mark.parametrize("name", [row.name for row in architectures.ARCHITECTURES if row.whitened])
 def test_the_whitening_is_not_trained(name: str) -> None:
     """Its kernel is no trainable variable of the network; everything else but batch statistics is."""
     network = architectures.build(name)

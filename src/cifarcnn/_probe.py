@@ -14,9 +14,7 @@ import resource
 import sys
 from pathlib import Path
 
-GIGABYTE = 1 << 30
-MEMORY = {"litert": 4 * GIGABYTE, "onnx": 4 * GIGABYTE, "saved-model": 12 * GIGABYTE}
-"""Address space in bytes. TensorFlow alone maps several gigabytes that it never uses."""
+from cifarcnn.exportformats import FORMATS
 
 PROCESSOR_SECONDS = 120
 
@@ -24,7 +22,7 @@ PROCESSOR_SECONDS = 120
 def limit(kind: str) -> None:
     """Bound what this process may take, as far as the platform lets it."""
     for what, most in (
-        (resource.RLIMIT_AS, MEMORY[kind]),
+        (resource.RLIMIT_AS, FORMATS[kind].memory),
         (resource.RLIMIT_CPU, PROCESSOR_SECONDS),
         (resource.RLIMIT_FSIZE, 1 << 20),
         (resource.RLIMIT_CORE, 0),
@@ -61,7 +59,7 @@ def main() -> None:
     answer = os.dup(1)
     os.dup2(2, 1)
     limit(kind)
-    from cifarcnn.errors import CifarCNNError
+    from cifarcnn.errors import CifarCNNError, first_line
 
     error = None
     try:
@@ -70,8 +68,7 @@ def main() -> None:
         error = str(problem)
     # The readers of the formats promise no set of errors for a hostile file; none of them is a bug here.
     except Exception as problem:
-        reason = (str(problem) or type(problem).__name__).strip().splitlines()[0][:200]
-        error = f"the model {name} is damaged, or cannot be run: {reason}"
+        error = f"the model {name} is damaged, or cannot be run: {first_line(problem)}"
     os.write(answer, json.dumps({"error": error}).encode() + b"\n")
     # Native libraries may be in a state in which tidying up would crash.
     os._exit(0)

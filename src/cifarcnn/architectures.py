@@ -3,11 +3,11 @@
 Every network takes raw pixels (0-255) of shape (n, 32, 32, 3), carries its own normalisation as a stock
 ``Rescaling`` layer and ends in a softmax over the ten classes. Only stock Keras layers are used, so what is
 saved opens without this package; each has a name, so that equal networks are saved as equal files. How a
-network is made fast for training is the business of ``cifarcnn.twin``;
-with which settings it is trained is ``cifarcnn.config``'s; weights that depend on the training images are
-worked out in ``cifarcnn.whitening``.
+network is made fast for training is the business of ``cifarcnn.twin``; the settings it is trained with stand
+in ``cifarcnn.recipes``; weights that depend on the training images are worked out in ``cifarcnn.whitening``.
 
-To add a network, write a builder that takes a ``Variant`` and returns a ``keras.Model``, and add its row.
+To add a network, write a builder that takes a ``Variant`` and returns a ``keras.Model``, and add its row;
+nothing else enumerates the networks. README.md shows a whole example.
 """
 
 import difflib
@@ -96,10 +96,8 @@ def plain(
         pixels, x = _pixels(variant)
         for block, width in enumerate(filters, 1):
             for number, padding in enumerate(paddings, 1):
-                convolution = layers.Conv2D(
-                    width, 3, padding=padding, activation="relu", name=f"block{block}_conv{number}"
-                )
-                x = convolution(x)
+                place = f"block{block}_conv{number}"
+                x = layers.Conv2D(width, 3, padding=padding, activation="relu", name=place)(x)
             x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
             if block_dropout:
                 x = layers.Dropout(block_dropout * variant.dropout, name=f"block{block}_dropout")(x)
@@ -129,15 +127,10 @@ def regularised(
         pixels, x = _pixels(variant)
         for block, (width, dropout) in enumerate(blocks, 1):
             for number in (1, 2):
-                convolution = layers.Conv2D(
-                    width,
-                    3,
-                    padding="same",
-                    activation="relu",
-                    kernel_regularizer=keras.regularizers.L2(l2),
-                    name=f"block{block}_conv{number}",
-                )
-                x = convolution(x)
+                place, penalty = f"block{block}_conv{number}", keras.regularizers.L2(l2)
+                x = layers.Conv2D(
+                    width, 3, padding="same", activation="relu", kernel_regularizer=penalty, name=place
+                )(x)
             x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
             x = layers.Dropout(dropout * variant.dropout, name=f"block{block}_dropout")(x)
         return _classifier(name, pixels, layers.Flatten(name="flatten")(x))
@@ -197,6 +190,7 @@ def whitened(name: str, widths: Sequence[int]) -> "Callable[[Variant], keras.Mod
     def build(variant: Variant) -> "keras.Model":
         from keras import layers
 
+        norm: dict[str, Any] = {"momentum": variant.batch_norm_momentum, "epsilon": 1e-5, "scale": False}
         pixels, x = _pixels(variant)
         x = layers.Conv2D(24, 2, activation="relu", use_bias=False, trainable=False, name="whiten")(x)
         for block, width in enumerate(widths, 1):
@@ -205,13 +199,8 @@ def whitened(name: str, widths: Sequence[int]) -> "Callable[[Variant], keras.Mod
                 x = layers.Conv2D(width, 3, padding="same", use_bias=False, name=f"{place}conv{number}")(x)
                 if number == 1:
                     x = layers.MaxPooling2D(name=f"{place}pool")(x)
-                norm = layers.BatchNormalization(
-                    momentum=variant.batch_norm_momentum,
-                    epsilon=1e-5,
-                    scale=False,
-                    name=f"{place}norm{number}",
-                )
-                x = layers.Activation("silu", name=f"{place}silu{number}")(norm(x))
+                x = layers.BatchNormalization(name=f"{place}norm{number}", **norm)(x)
+                x = layers.Activation("silu", name=f"{place}silu{number}")(x)
         x = layers.GlobalMaxPooling2D(name="pool")(x)
         return _classifier(name, pixels, x, use_bias=False)
 
@@ -289,13 +278,12 @@ def find(name: str) -> Architecture:
     Raises:
         UsageError: there is none; the message suggests the nearest.
     """
-    names = [row.name for row in ARCHITECTURES]
-    for row in ARCHITECTURES:
-        if row.name == name:
-            return row
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
+    rows = {row.name: row for row in ARCHITECTURES}
+    if name in rows:
+        return rows[name]
+    near = difflib.get_close_matches(name.lower(), rows, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise UsageError(f"unknown architecture {name!r}: {hint}known are {', '.join(names)}")
+    raise UsageError(f"unknown architecture {name!r}: {hint}known are {', '.join(rows)}")
 
 
 def build(name: str, variant: Variant | None = None) -> "keras.Model":

@@ -8,7 +8,6 @@ it lies its SHA-256: a file of that checksum is opened without the precautions t
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 NAME = "boxed"
 """What stands for the model on the command line."""
@@ -29,20 +28,3 @@ def sha256() -> str:
 def is_boxed(data: bytes) -> bool:
     """Say whether these are the bytes of the boxed model."""
     return len(data) <= LARGEST and hashlib.sha256(data).hexdigest() == sha256()
-
-
-def provenance() -> dict[str, Any]:
-    """Return how the boxed model was made, and what it was measured at.
-
-    Returns:
-        ``command`` that trained it, ``seed``, ``versions``, ``hardware``, ``date`` of the boxing,
-        ``test_accuracy`` (plain) and ``test_accuracy_views`` (averaged over mirrored and shifted views), both
-        as shares, ``exported_from`` the SHA-256 of the Keras model, ``sha256`` of the file itself.
-
-    Raises:
-        ModelError: the file is missing or damaged.
-    """
-    from cifarcnn import exported
-
-    found = exported.read_metadata(PATH, "litert").get("provenance", {})
-    return {**found, "sha256": hashlib.sha256(PATH.read_bytes()).hexdigest()}

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cifarcnn import files
+from cifarcnn import files, locks
 from cifarcnn.errors import DataError
 from cifarcnn.events import Note, OnEvent, Transfer
 from cifarcnn.formats import Located
@@ -20,9 +20,7 @@ def directory() -> Path:
     """Say where the cache is: ``CIFARCNN_CACHE``, else in the platform's place for caches."""
     if own := os.environ.get("CIFARCNN_CACHE"):
         return Path(own).expanduser()
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA", "~/AppData/Local")
-    elif sys.platform == "darwin":
+    if sys.platform == "darwin":
         base = "~/Library/Caches"
     else:
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -128,37 +126,6 @@ def lock(on_event: OnEvent) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with writing():
             directory().mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(directory() / ".lock", "ab"))
-            if not _try_lock(file.fileno()):
-                on_event(Note(f"another process is preparing the data in {directory()}; waiting for it"))
-                _wait_for_lock(file.fileno())
+            told = Note(f"another process is preparing the data in {directory()}; waiting for it")
+            stack.enter_context(locks.alone(directory() / locks.NAME, lambda: on_event(told)))
         yield
-
-
-if sys.platform == "win32":
-    import msvcrt
-    import time
-
-    def _try_lock(descriptor: int) -> bool:
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-    def _wait_for_lock(descriptor: int) -> None:
-        while not _try_lock(descriptor):
-            time.sleep(0.5)
-
-else:
-    import fcntl
-
-    def _try_lock(descriptor: int) -> bool:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _wait_for_lock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -30,20 +30,45 @@ class _Commands(UserDict[str, click.Command]):
         return command
 
 
+def _show_version(context: click.Context, _option: click.Parameter, asked: bool) -> None:
+    """Print the version, and what it runs on."""
+    if not asked or context.resilient_parsing:
+        return
+    from importlib.metadata import version
+
+    from cifarcnn import about
+
+    click.echo(f"cifarcnn, version {version('cifarcnn')}")
+    for line in about.lines():
+        click.echo(console.printable(line))
+    context.exit()
+
+
+EXAMPLES = """\b
+Examples:
+  cifarcnn predict cat.png      ask what a picture shows
+  cifarcnn train --arch vgg2    train a network on the real images
+  cifarcnn evaluate boxed       measure a model on the test images
+"""
+
+
 @click.group(
+    epilog=EXAMPLES,
     commands=_Commands({name: click.Command(name) for name in COMMANDS}),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-@click.version_option(package_name="cifarcnn", prog_name="cifarcnn")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version, those of Python, Keras and its backend, and the CPU and GPU, and exit.",
+)
 def cli() -> None:
     """Train, evaluate, use and explain convolutional networks on CIFAR-10.
 
-    \b
-    cifarcnn train --arch vgg2          train a network on the real images
-    cifarcnn evaluate runs/.../best.keras   measure it on the test images
-    cifarcnn predict cat.png            ask it what a picture shows
-
-    Exit codes: 0 success, 1 failure, 2 wrong usage, 130 stopped by Ctrl-C.
+    Exit codes: 0 success, 1 failure, 2 wrong usage, 130 stopped by Ctrl-C, 143 by SIGTERM.
     """
 
 

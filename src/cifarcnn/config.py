@@ -18,7 +18,6 @@ from cifarcnn import recipes
 from cifarcnn.errors import UsageError
 
 Value = recipes.Value
-RECIPES = recipes.RECIPES
 
 FULL_SIDE = 32
 SMALLEST_SIDE = 16
@@ -48,7 +47,9 @@ class Settings:
 
     arch: str = _setting("vgg2", "Architecture; `cifarcnn summary` lists them.")
     recipe: str = _setting(
-        "fast", "fast: ours, few epochs; classic: as its author published it.", choices=("fast", "classic")
+        "fast",
+        "Set of defaults; fast: ours, few epochs; classic: its author's.",
+        choices=tuple(recipes.RECIPES),
     )
     epochs: int = _setting(12, "Passes over the training images.", least=1, most=100_000)
     batch_size: int = _setting(128, "Images per step.", least=1, most=50_000)
@@ -71,7 +72,7 @@ class Settings:
     decay: float = _setting(0.0, "Of inverse-time: rate / (1 + decay * step).", least=0, most=1)
     label_smoothing: float = _setting(0.1, "Share of the truth spread over all classes.", least=0, most=0.9)
     augment: str = _setting(
-        "standard", "Random changes of training images; standard is flip and shift.",
+        "standard", "Random changes of training images; standard is flip (left to right) and shift.",
         choices=("none", "flip", "shift", "standard"),
     )  # fmt: skip
     shift: int = _setting(4, "Most pixels by which shift moves an image.", least=0, most=16)
@@ -79,12 +80,14 @@ class Settings:
         "32", "Sides to which training images are reduced, spread evenly over the epochs, as in 20,24,32."
     )
     normalize: str = _setting(
-        "standard", "unit: pixels/255; standard: z-scores.", choices=("unit", "standard")
+        "standard",
+        "Of pixels; unit: divided by 255; standard: z-scores by channel.",
+        choices=("unit", "standard"),
     )
     batch_norm_momentum: float = _setting(
         0.9, "Inertia of batch norm's moving statistics.", least=0, most=0.9999
     )
-    dropout: float = _setting(0.5, "Factor on the network's dropout rates.", least=0, most=1.9)
+    dropout: float = _setting(0.5, "Factor on the network's dropout rates; 0: no dropout.", least=0, most=1.9)
     ema: float = _setting(
         0.0, "Average the weights over steps with this momentum; 0: off.", least=0, most=0.99999
     )
@@ -94,7 +97,7 @@ class Settings:
         least=0,
         most=100_000,
     )
-    val_size: int = _setting(5000, "Training images held out for validation.", least=0, most=49_990)
+    val_size: int = _setting(5000, "Training images held out for validation; 0: none.", least=0, most=49_990)
     train_size: int | None = _setting(
         None,
         "Train on this many images, the same share of every class.  [default: all the rest]",
@@ -139,10 +142,10 @@ def resolve(overrides: Mapping[str, Value]) -> Settings:
         check(name, value)
     row = architectures.find(str(said.get("arch", Settings.arch)))
     recipe = str(said.get("recipe", Settings.recipe))
-    if row.name not in RECIPES[recipe]:
-        known = ", ".join(name for name, table in RECIPES.items() if row.name in table)
-        raise UsageError(f"there is no {recipe} recipe for {row.name}; expected --recipe {known}")
-    values: dict[str, Any] = {**RECIPES[recipe][row.name], **said}
+    known = recipes.of(row.name)
+    if recipe not in known:
+        raise UsageError(f"there is no {recipe} recipe for {row.name}; expected --recipe {', '.join(known)}")
+    values: dict[str, Any] = {**known[recipe], **said}
     for name, value in values.items():
         if FIELDS[name].type is float:
             values[name] = float(value)

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cifarcnn import backend, modelguard
-from cifarcnn.errors import ModelError
+from cifarcnn.errors import ModelError, first_line
 from cifarcnn.exported import LITERT_MARK
+from cifarcnn.exportformats import FORMATS
 from cifarcnn.runtimes import import_onnx
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ FLOAT16_DEQUANTIZE = 3
 
 
 def convert(network: "keras.Model", kind: str, path: Path) -> None:
-    """Write a network in one of the formats of ``exported.SUFFIXES``.
+    """Write a network in one of the formats of ``exportformats.FORMATS``.
 
     Raises:
         ModelError: a package is missing, or Keras cannot convert this network.
@@ -39,17 +40,15 @@ def convert(network: "keras.Model", kind: str, path: Path) -> None:
         for module in ("onnx", "tf2onnx", "onnxruntime"):
             import_onnx(module)
         _teach_erfc()
-    name = {"litert": "litert", "onnx": "onnx", "saved-model": "tf_saved_model"}[kind]
     try:
         with warnings.catch_warnings(), backend.quiet_stderr():
             # What converters say of NumPy's and TensorFlow's coming versions is nothing a user can mend.
             warnings.simplefilter("ignore")
             network(np.zeros((1, 32, 32, 3), np.float32))  # a network that was never called is refused
-            network.export(str(path), format=name, verbose=False)
+            network.export(str(path), format=FORMATS[kind].keras_name, verbose=False)
     # The exporters promise no set of errors; each is about this network or this backend.
     except Exception as problem:
-        reason = (str(problem) or type(problem).__name__).strip().splitlines()[0][:200]
-        raise ModelError(f"Keras cannot export this network as {kind}: {reason}") from problem
+        raise ModelError(f"Keras cannot export this network as {kind}: {first_line(problem)}") from problem
 
 
 @cache

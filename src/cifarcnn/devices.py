@@ -210,6 +210,11 @@ def usable_cpus() -> int:
     return count
 
 
+def cores(count: int) -> str:
+    """Return a number of cores as one says it."""
+    return f"{count} core" + "s" * (count != 1)
+
+
 def nvidia_gpu() -> str | None:
     """Return the name of an NVIDIA GPU that the operating system or the driver knows, else None."""
     if named := _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"):

@@ -6,6 +6,11 @@ is a bug of ours.
 """
 
 
+def first_line(problem: Exception) -> str:
+    """Return the beginning of a foreign error's text, for a message of ours: 200 characters of one line."""
+    return (str(problem).strip() or type(problem).__name__).splitlines()[0][:200]
+
+
 class CifarCNNError(Exception):
     """Base of all errors of this package. Exit code 1: the work could not be done."""
 

@@ -11,13 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from cifarcnn import cifar10, metrics, modelfile, outsiders, sources
+from cifarcnn import cifar10, comparison, metrics, modelfile, outsiders, sources
 from cifarcnn.cifar10 import CLASSES
+from cifarcnn.comparison import Comparison
 from cifarcnn.errors import ModelError, UsageError
 from cifarcnn.events import Note, OnEvent, ignore
-from cifarcnn.metrics import Array, Comparison, Metrics
+from cifarcnn.metrics import Array, Metrics
 
 SPLITS = ("test", "validation")
+VIEWS = {"flip": "with flip", "flip_shift": "with flip and shift"}
+"""The figures of test-time augmentation: their names in documents, and for people."""
+
 TRAINED_ON = "training_images_sha256"
 """The fact in a model's metadata that identifies all images its training was given, held out or not."""
 
@@ -146,12 +150,12 @@ def evaluate(
     seconds = time.perf_counter() - start
     if not np.isfinite(plain).all():
         raise ModelError(f"the model {path} answers with numbers that are not finite; train it again")
-    temperature = loaded.metadata.get("temperature")
+    temperature = loaded.temperature
     if temperature is not None and split == "validation":
         figures = "calibration error" if limit is None else "calibration error and false alarms"
         on_event(Note(f"the model was calibrated on these images: their {figures} flatter it"))
     views = _augmented_views(loaded, images.images, plain, batch_size) if tta else {}
-    probabilities = metrics.apply_temperature(plain, temperature) if temperature else plain
+    probabilities = loaded.calibrated(plain)
     return Evaluation(
         model=path,
         metadata=loaded.metadata,
@@ -260,7 +264,7 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
             "compare them with --split test"
         )
     labels = first.images.labels
-    return metrics.compare(
+    return comparison.compare(
         first.probabilities.argmax(axis=1) == labels, second.probabilities.argmax(axis=1) == labels
     )
 
@@ -271,7 +275,7 @@ def comparison_document(evaluations: list[Evaluation], comparisons: list[Compari
         "schema": 1,
         "models": [evaluation.document() for evaluation in evaluations],
         "comparisons": [
-            {"first": str(evaluations[0].model), "second": str(other.model), **asdict(comparison)}
-            for other, comparison in zip(evaluations[1:], comparisons, strict=True)
+            {"first": str(evaluations[0].model), "second": str(other.model), **asdict(found)}
+            for other, found in zip(evaluations[1:], comparisons, strict=True)
         ],
     }

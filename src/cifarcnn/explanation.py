@@ -45,7 +45,7 @@ def evidence(model: Model, pixels: Bytes, label: int, spreads: Sequence[float] =
     """Measure how much each place of a picture speaks for a class.
 
     Args:
-        model: anything that offers ``probabilities`` and ``metadata``, whose temperature is applied.
+        model: the model that named the class; calibrated where it knows its temperature.
         pixels: uint8 (32, 32, 3).
         label: the class, 0 to 9.
         spreads: the blots' standard deviations in pixels.
@@ -59,8 +59,7 @@ def evidence(model: Model, pixels: Bytes, label: int, spreads: Sequence[float] =
     ground = pixels.mean(axis=(0, 1))
     covered = np.rint(pixels * (1 - every) + ground * every).astype(np.uint8)
     # In one call with the picture itself, so that both come from the same arithmetic.
-    answers = model.probabilities(np.concatenate([pixels[None], covered]))
-    answers = metrics.apply_temperature(answers, model.metadata.get("temperature", 1.0))
+    answers = model.calibrated(model.probabilities(np.concatenate([pixels[None], covered])))
     scores = metrics.log_probabilities(answers)[:, label]
     losses = np.split(scores[0] - scores[1:], np.cumsum([len(some) for some in blots])[:-1])
     maps = [

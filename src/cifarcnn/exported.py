@@ -5,23 +5,23 @@ boxed one, whose checksum is known, is first opened and run in a child process w
 there like a classifier is opened here, from the same bytes.
 """
 
+import contextlib
 import io
 import json
 import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifarcnn import boxed, modelguard
-from cifarcnn.errors import ModelError
+from cifarcnn.errors import ModelError, first_line
+from cifarcnn.exportformats import FORMATS
 
 if TYPE_CHECKING:
     from cifarcnn.runtimes import Runtime
-
-SUFFIXES = {"litert": ".tflite", "onnx": ".onnx", "saved-model": "_saved_model"}
-"""Every format of an exported model, and how a name of one ends."""
 
 GRAPH = "saved_model.pb"
 EXTRA_METADATA = f"assets.extra/{modelguard.OUR_METADATA}"
@@ -45,12 +45,12 @@ PROBE_SECONDS = 300
 
 
 def form(path: Path) -> str | None:
-    """Return the format of an exported model, one of ``SUFFIXES``; None for any other file."""
+    """Return the format of an exported model, one of ``FORMATS``; None for any other file."""
     if path.is_dir():
         return "saved-model" if (path / GRAPH).is_file() else None
-    for name, suffix in SUFFIXES.items():
-        if path.suffix.lower() == suffix:
-            return name
+    for row in FORMATS.values():
+        if path.suffix.lower() == row.suffix:
+            return row.name
     with modelguard.open_regular(path) as file:
         return "litert" if file.read(8)[4:] == LITERT_MARK else None
 
@@ -84,20 +84,25 @@ def load(path: Path, kind: str) -> "Runtime":
 
     try:
         if kind == "saved-model":
-            with modelguard.place_to_try(path) as directory:
-                _copy(path, directory)
-                _vet(path, kind, directory)
+            with _vetted_directory(path) as directory:
                 return runtimes.SavedModel(str(path), directory)
-        data = _read(path)
-        if not boxed.is_boxed(data):
-            # The child gets a copy of exactly what is opened here, and no file that may change meanwhile.
-            with modelguard.place_to_try(path) as directory:
-                place = directory / f"model{SUFFIXES[kind]}"
-                place.write_bytes(data)
-                _vet(path, kind, place)
+        data = _vetted_file(path, kind)
         return (runtimes.Onnx if kind == "onnx" else runtimes.LiteRT)(str(path), data)
     except (RuntimeError, ValueError, ImportError) as problem:
-        raise ModelError(f"the model {path} cannot be opened: {_first_line(problem)}") from problem
+        raise ModelError(f"the model {path} cannot be opened: {first_line(problem)}") from problem
+
+
+def check(path: Path, kind: str) -> None:
+    """Refuse what ``load`` refuses, without opening the model in this process.
+
+    Raises:
+        ModelError: as for ``load``.
+    """
+    if kind == "saved-model":
+        with _vetted_directory(path):
+            pass
+    else:
+        _vetted_file(path, kind)
 
 
 def open_own(path: Path, kind: str) -> "Runtime":
@@ -107,6 +112,27 @@ def open_own(path: Path, kind: str) -> "Runtime":
     if kind == "saved-model":
         return runtimes.SavedModel(str(path), path)
     return (runtimes.Onnx if kind == "onnx" else runtimes.LiteRT)(str(path), path.read_bytes())
+
+
+@contextlib.contextmanager
+def _vetted_directory(path: Path) -> Iterator[Path]:
+    """Give a copy of a SavedModel that has been vetted."""
+    with modelguard.place_to_try(path) as directory:
+        _copy(path, directory)
+        _vet(path, "saved-model", directory)
+        yield directory
+
+
+def _vetted_file(path: Path, kind: str) -> bytes:
+    """Return the content of a model of one file, which has been vetted unless it is the boxed one."""
+    data = _read(path)
+    if not boxed.is_boxed(data):
+        # The child gets a copy of exactly what is opened here, and no file that may change meanwhile.
+        with modelguard.place_to_try(path) as directory:
+            place = directory / f"model{FORMATS[kind].suffix}"
+            place.write_bytes(data)
+            _vet(path, kind, place)
+    return data
 
 
 def _vet(path: Path, kind: str, place: Path) -> None:
@@ -205,7 +231,7 @@ def _litert_metadata(path: Path, data: bytes) -> bytes | None:
                 raise ModelError(f"the model {path} has metadata of absurd size or packing; not opened")
             return archive.read(member)
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError, ValueError) as problem:
-        raise ModelError(f"the model {path} is damaged: {_first_line(problem)}; copy it again") from problem
+        raise ModelError(f"the model {path} is damaged: {first_line(problem)}; copy it again") from problem
     except (NotImplementedError, RuntimeError) as problem:
         raise ModelError(f"the model {path} is packed as ours never are; not opened") from problem
 
@@ -227,7 +253,3 @@ def _onnx_metadata(path: Path, data: bytes) -> bytes | None:
                 raise ModelError(f"the model {path} has metadata of absurd size; not opened")
             return str(entry.value).encode()
     return None
-
-
-def _first_line(problem: Exception) -> str:
-    return (str(problem) or type(problem).__name__).strip().splitlines()[0][:200]

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from cifarcnn import cifar10, conversion, exported, files, modelfile, sources
-from cifarcnn.errors import ModelError, UsageError
+from cifarcnn.errors import ModelError, UsageError, first_line
 from cifarcnn.events import Note, OnEvent, ignore
+from cifarcnn.exportformats import FORMATS
 from cifarcnn.modelfile import Model
 
 PARITY_IMAGES = 500
@@ -78,8 +79,8 @@ def export(
         ModelError: the model cannot be opened or converted, or the result answers otherwise; nothing is left.
         DataError: the images for the comparison cannot be had.
     """
-    if format not in exported.SUFFIXES:
-        raise UsageError(f"there is no format {format!r}; expected one of: {', '.join(exported.SUFFIXES)}")
+    if format not in FORMATS:
+        raise UsageError(f"there is no format {format!r}; expected one of: {', '.join(FORMATS)}")
     if half and format != "litert":
         raise UsageError(f"half precision is for the format litert alone, but the format is {format}")
     target = Path(output) if output is not None else _default_output(Path(model), format)
@@ -96,7 +97,7 @@ def export(
         # On the same disk as the target, so that the result can be renamed to it.
         with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as directory:
             # Converters choose by the suffix.
-            aside = Path(directory, f"model{exported.SUFFIXES[format]}")
+            aside = Path(directory, f"model{FORMATS[format].suffix}")
             result = _write(opened, format, half, aside, images)
             _move(aside, target)
     except OSError as problem:
@@ -107,7 +108,7 @@ def export(
 
 def _check_target(target: Path, kind: str, force: bool) -> None:
     """Refuse a place where the result cannot stand, would not be known again, or would replace too much."""
-    suffix = exported.SUFFIXES[kind]
+    suffix = FORMATS[kind].suffix
     # A file is known again by its ending, a SavedModel by what is in it.
     if kind != "saved-model" and target.suffix.lower() != suffix:
         raise UsageError(f"cannot write {kind} as {target}; expected a name that ends in {suffix}")
@@ -115,15 +116,14 @@ def _check_target(target: Path, kind: str, force: bool) -> None:
         raise UsageError(f"{target} is there already; give another name with --output, or --force")
     if os.path.isdir(target) and not (target / exported.GRAPH).is_file():
         raise UsageError(f"{target} is a directory, but no SavedModel to replace; give another with --output")
-    if not os.path.isdir(target.parent):
-        raise UsageError(f"there is no directory {target.parent} to write {target.name} to")
+    files.check_place(target)
 
 
 def _default_output(model: Path, kind: str) -> Path:
     """Name the result after the file or the run directory, in the working directory."""
     resolved = model.resolve()
     name = resolved.name if resolved.is_dir() else resolved.stem
-    return Path(f"{name}{exported.SUFFIXES[kind]}")
+    return Path(f"{name}{FORMATS[kind].suffix}")
 
 
 def _images(model: Model, data: str | Path | None, on_event: OnEvent) -> cifar10.Images:
@@ -181,8 +181,9 @@ def _ask(model: Model, kind: str, path: Path, images: cifar10.Images) -> "np.nda
     try:
         return Model(path, {}, exported.open_own(path, kind), kind).probabilities(images.images)
     except (RuntimeError, ValueError) as problem:
-        reason = str(problem).strip().splitlines()[0][:200]
-        raise ModelError(f"the export of {model.path} as {kind} does not run: {reason}") from problem
+        raise ModelError(
+            f"the export of {model.path} as {kind} does not run: {first_line(problem)}"
+        ) from problem
 
 
 def _move(aside: Path, target: Path) -> None:

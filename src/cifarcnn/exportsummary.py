@@ -29,16 +29,17 @@ class ExportSummary:
 
 
 def describe(path: Path) -> ExportSummary | None:
-    """Describe an exported model without opening it; None where the path stands for a Keras model.
+    """Describe an exported model, which is tried in a child process; None where the path is a Keras model's.
 
     Raises:
-        ModelError: there is no such model, or it is damaged.
+        ModelError: there is no such model, or it is damaged, unsafe, or does not answer as a classifier.
     """
     found = modelfile.resolve(path)
     kind = exported.form(found)
     if kind is None:
         return None
     metadata = modelfile.read_metadata(found)
+    exported.check(found, kind)
     if found.is_dir():
         size = sum(part.stat().st_size for part in found.rglob("*") if part.is_file())
         return ExportSummary(str(path), kind, size, None, metadata)

@@ -10,6 +10,18 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from cifarcnn.errors import UsageError
+
+
+def check_place(path: Path) -> None:
+    """Refuse to write to a place that is not there, before any work is done for it.
+
+    Raises:
+        UsageError: the directory of ``path`` does not exist.
+    """
+    if not path.parent.is_dir():
+        raise UsageError(f"cannot write {path}: there is no directory {path.parent}; make it first")
+
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace the content of ``path``, or create it.

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 COLUMNS = 12
-LINES = COLUMNS // 2
 
 
 def lines(pixels: Bytes) -> "list[Text]":

@@ -20,8 +20,6 @@ from cifarcnn.config import Settings, Value
 from cifarcnn.errors import RunError, UsageError
 from cifarcnn.run import METRICS, TIMING, Progress, RunDirectory
 
-STATES = ("finished", "running", "interrupted", "failed", "waiting", "damaged")
-
 LARGEST = 32 << 20
 """Bytes of the largest file that is read; an epoch takes a hundred."""
 
@@ -63,6 +61,9 @@ class Row:
         """Everything but the settings, as JSON can hold it."""
         figures = {name: value for name, value in vars(self).items() if name != "settings"}
         return {**figures, "path": str(self.path), "epochs": self.settings.get("epochs")}
+
+
+SORT_KEYS = tuple(dict.fromkeys([*Row("", Path(), "").figures(), *config.FIELDS]))
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,9 @@ def gather(directories: Sequence[str | Path] = ("runs",), *, sort: str = "name")
     Raises:
         UsageError: there is no such directory, or nothing such to sort by.
     """
-    columns = [*Row("", Path(), "").figures(), *config.FIELDS]
     key = {"accuracy": "val_accuracy"}.get(sort, sort).replace("-", "_")
-    if key not in columns:
-        raise UsageError(f"there is no {sort!r} to sort by; expected one of {', '.join(columns)}")
+    if key not in SORT_KEYS:
+        raise UsageError(f"there is no {sort!r} to sort by; expected one of {', '.join(SORT_KEYS)}")
     found: dict[Path, Row] = {}
     for directory in map(Path, directories):
         if not os.path.isdir(directory):

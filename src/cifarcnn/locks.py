@@ -1,4 +1,4 @@
-"""Keeping two processes out of one run: a lock on the file ``.lock`` in its directory.
+"""Keeping two processes out of one run, and out of the cache: locks on files beside what they guard.
 
 The system lets go of a lock when its process ends, however it ends.
 """
@@ -7,7 +7,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cifarcnn.errors import RunError
@@ -63,8 +63,20 @@ def in_use(directory: Path) -> bool:
 
 
 @contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Wait until no other process is in such a block with this file, which is made."""
+def alone(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Wait until no other process is in such a block with this file, which is made.
+
+    Args:
+        path: the file.
+        on_wait: called once if there is reason to wait.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     with open(path, "a", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -1,8 +1,8 @@
 """Everything that is computed from class probabilities and true labels, in numpy alone.
 
-One model: ``measure`` gives accuracy, loss, per-class figures and calibration as a ``Metrics``. Two models
-on the same images: ``compare``. Probabilities that mean what they say: ``fit_temperature`` and
-``apply_temperature``. Running a network and loading images is left to ``evaluation``.
+``measure`` gives accuracy, loss, per-class figures and calibration as a ``Metrics``. Probabilities that mean
+what they say: ``fit_temperature`` and ``apply_temperature``. Comparing two models is left to ``comparison``,
+running a network and loading images to ``evaluation``.
 """
 
 import math
@@ -21,7 +21,8 @@ CONFUSED_PAIRS = 10
 # The smallest normal float32: a softmax that underflowed to zero still has a finite, honest loss of 87.3.
 SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
 TEMPERATURE_LIMITS = (0.05, 20.0)
-_Z95 = NormalDist().inv_cdf(0.975)
+Z95 = NormalDist().inv_cdf(0.975)
+"""Standard deviations on either side that hold 95 % of a normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -74,23 +75,6 @@ class Metrics:
     most_confused: tuple[ConfusedPair, ...]
     ece: float
     bins: tuple[ReliabilityBin, ...]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two models on the same ``n`` images.
-
-    ``difference`` is the second's accuracy minus the first's, ``interval`` its 95 % interval;
-    ``only_first`` and ``only_second`` count the images that one of them alone got right; ``p_value`` is
-    that of McNemar's exact test.
-    """
-
-    n: int
-    only_first: int
-    only_second: int
-    difference: float
-    interval: Interval
-    p_value: float
 
 
 def measure(probabilities: Array, labels: Array) -> Metrics:
@@ -176,9 +160,9 @@ def confused_pairs(confusion: Array, count: int = CONFUSED_PAIRS) -> tuple[Confu
 def wilson_interval(successes: int, n: int) -> Interval:
     """Wilson's 95 % score interval of a proportion."""
     share = successes / n
-    scale = 1 + _Z95**2 / n
-    centre = (share + _Z95**2 / (2 * n)) / scale
-    half = _Z95 / scale * math.sqrt(share * (1 - share) / n + _Z95**2 / (4 * n**2))
+    scale = 1 + Z95**2 / n
+    centre = (share + Z95**2 / (2 * n)) / scale
+    half = Z95 / scale * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
     # The bound at an extreme is the extreme itself; rounding would miss it by a hair.
     low = 0.0 if successes == 0 else centre - half
     high = 1.0 if successes == n else centre + half
@@ -271,39 +255,3 @@ def softmax(scores: Array) -> Array:
 def log_probabilities(probabilities: Array) -> Array:
     """Logarithms of probabilities, float64, finite where a probability is zero."""
     return np.asarray(np.log(np.maximum(probabilities.astype(np.float64), SMALLEST_PROBABILITY)))
-
-
-def compare(first_right: Array, second_right: Array) -> Comparison:
-    """Compare two models on the same images.
-
-    Args:
-        first_right: bool (n,), which images the first model got right.
-        second_right: bool (n,), the same of the second.
-
-    Returns:
-        The paired difference with its interval (after Bonett and Price, which holds for few
-        disagreements too) and the p-value of McNemar's exact test.
-    """
-    n = len(first_right)
-    only_first = int((first_right & ~second_right).sum())
-    only_second = int((second_right & ~first_right).sum())
-    gain, loss = (only_second + 1) / (n + 2), (only_first + 1) / (n + 2)
-    half = _Z95 * math.sqrt((gain + loss - (gain - loss) ** 2) / (n + 2))
-    return Comparison(
-        n=n,
-        only_first=only_first,
-        only_second=only_second,
-        difference=(only_second - only_first) / n,
-        interval=(max(-1.0, gain - loss - half), min(1.0, gain - loss + half)),
-        p_value=mcnemar_exact(only_first, only_second),
-    )
-
-
-def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """Two-sided p-value of McNemar's exact test: are the disagreements split like fair coin tosses?"""
-    n = only_first + only_second
-    ways = tail = 1
-    for heads in range(min(only_first, only_second)):
-        ways = ways * (n - heads) // (heads + 1)
-        tail += ways
-    return float(min(1.0, 2 * tail / 2**n))

@@ -2,12 +2,11 @@
 
 The archive opens in plain Keras without this package. ``load`` opens files from anywhere: what one may hold
 is decided in ``cifarcnn.modelguard`` before Keras sees it; exported models are left to ``cifarcnn.exported``.
-``Model.probabilities`` is the one way from pixels to probabilities; evaluation and prediction both take it,
-so they agree.
+``Model.probabilities`` is the one way from pixels to probabilities, and ``Model.calibrated`` the one from
+there to those that are told; evaluation and prediction both take them, so they agree.
 """
 
 import difflib
-import hashlib
 import json
 import tempfile
 import zipfile
@@ -47,7 +46,7 @@ class Model:
         metadata: what was stored with it; empty for a file that plain Keras wrote.
         network: the Keras model, or the runtime of an exported one, from raw 0-255 pixels (n, 32, 32, 3) to
             probabilities (n, 10).
-        format: None for a Keras model, else a format of ``exported.SUFFIXES``.
+        format: None for a Keras model, else a name from ``exportformats.FORMATS``.
     """
 
     path: Path
@@ -73,6 +72,11 @@ class Model:
                 "run directory that it was made from"
             )
         return self.network
+
+    @property
+    def temperature(self) -> float | None:
+        """What its probabilities are calibrated by; None where it was trained without validation images."""
+        return self.metadata.get("temperature")
 
     def inference(self) -> str:
         """Say on what and in which arithmetic it answers."""
@@ -100,6 +104,14 @@ class Model:
             padded = np.concatenate([batch, np.zeros((size - len(batch), *batch.shape[1:]), batch.dtype)])
             answers[start : start + len(batch)] = self.network.predict_on_batch(padded)[: len(batch)]
         return answers
+
+    def calibrated(self, probabilities: "np.ndarray") -> "np.ndarray":
+        """Make its probabilities (n, 10) mean what they say, where it knows how; the ranking stays."""
+        from cifarcnn import metrics
+
+        if self.temperature is None:
+            return probabilities
+        return metrics.apply_temperature(probabilities, self.temperature)
 
 
 def save(model: "keras.Model", path: Path, metadata: dict[str, Any]) -> None:
@@ -142,21 +154,6 @@ def _renumber_shared_objects(item: Any, numbers: dict[int, int]) -> None:
     if isinstance(item, list):
         for value in item:
             _renumber_shared_objects(value, numbers)
-
-
-def weights_digest(model: "keras.Model") -> str:
-    """SHA-256 over type, shape and bytes of all weights in order, whatever the layers are called.
-
-    Dropout's random states are left out: Keras does not store them.
-    """
-    import numpy as np
-
-    digest = hashlib.sha256()
-    for weight in model.weights:
-        value = np.asarray(weight)
-        digest.update(f"{value.dtype.name}{value.shape}".encode())
-        digest.update(np.ascontiguousarray(value).tobytes())
-    return digest.hexdigest()
 
 
 def resolve(path: Path) -> Path:

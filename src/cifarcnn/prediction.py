@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from cifarcnn import boxed, images, metrics, modelfile, outsiders
+from cifarcnn import boxed, images, modelfile, outsiders
 from cifarcnn.cifar10 import CLASSES, Bytes
 from cifarcnn.errors import ImageError, UsageError
 from cifarcnn.events import Note, OnEvent, PicturesDone, ignore
@@ -66,6 +66,10 @@ class Prediction:
     pixels: Bytes = field(compare=False, repr=False)
     picture: "Image.Image | None" = field(default=None, compare=False, repr=False)
     explained: Path | None = None
+
+    def is_unsure(self, threshold: float | None) -> bool:
+        """Whether even its best class is less probable than this; without a threshold, never."""
+        return threshold is not None and self.top[0].probability < threshold
 
 
 Answer = Prediction | Failure
@@ -251,8 +255,7 @@ def _rank(read: list[_Read], work: _Work) -> Iterator[Prediction]:
     rows = work.model.probabilities(np.stack([one.pixels for one in read]), work.batch_size)
     # Ranked before calibration, whose rounding could make two classes equal.
     order = np.argsort(-rows, axis=1, kind="stable")[:, : work.top_k]
-    if "temperature" in work.model.metadata:
-        rows = metrics.apply_temperature(rows, work.model.metadata["temperature"])
+    rows = work.model.calibrated(rows)
     scores = outsiders.scores(rows).tolist()
     for one, row, labels, score in zip(read, rows, order, scores, strict=True):
         yield Prediction(

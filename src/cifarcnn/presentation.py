@@ -123,9 +123,7 @@ def write_run_report(directory: Path, validation: Images | None, data: str | Non
     subject, title = None, f"{directory.absolute().name}"
     if validation is not None:
         model = modelfile.load(best)
-        probabilities = model.probabilities(validation.images)
-        if temperature := model.metadata.get("temperature"):
-            probabilities = metrics.apply_temperature(probabilities, temperature)
+        probabilities = model.calibrated(model.probabilities(validation.images))
         figures = metrics.measure(probabilities, validation.labels)
         subject = report.Subject(validation.images, validation.labels, probabilities, figures)
         title = f"{title} on {len(validation):,} validation images"
@@ -224,6 +222,7 @@ def _stored_facts(metadata: dict[str, Any]) -> Facts:
 
 def _measured_facts(evaluation: "Evaluation") -> dict[str, Any]:
     """What the headline of the page leaves out."""
+    from cifarcnn.evaluation import VIEWS
 
     def brief(figures: Metrics) -> str:
         return f"accuracy {100 * figures.accuracy:.2f} %, loss {figures.loss:.4f}"
@@ -235,5 +234,4 @@ def _measured_facts(evaluation: "Evaluation") -> dict[str, Any]:
     if plain := evaluation.uncalibrated:
         facts["temperature"] = evaluation.temperature
         facts["without temperature"] = f"{brief(plain)}, calibration error {100 * plain.ece:.2f} %"
-    names = {"flip": "with flip", "flip_shift": "with flip and shift"}
-    return facts | {names[name]: brief(figures) for name, figures in evaluation.averaged.items()}
+    return facts | {VIEWS[name]: brief(figures) for name, figures in evaluation.averaged.items()}

@@ -1,6 +1,7 @@
 """The recipes: for each architecture, the settings with which it is trained, where they are not the defaults.
 
-``fast`` is ours; ``classic`` is what a network's author published. What the settings mean stands in
+``fast`` is ours, and nothing but defaults for an architecture that is not in its table; ``classic`` is what a
+network's author published, and there is none for the others. What the settings mean stands in
 ``cifarcnn.config``, what the recipes were measured to reach in ``cifarcnn.expectations``.
 """
 
@@ -49,12 +50,6 @@ _WHITENED: dict[str, Value] = {
 
 RECIPES: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
     "fast": {
-        "plain6": {},
-        "plain6-small": {},
-        "rmsprop6": {},
-        "vgg2": {},
-        "vgg3": {},
-        "shallow2": {},
         "whiten6-tiny": {**_WHITENED, "epochs": 2, "batch_size": 500, "sides": "20,32"},
         "whiten6-small": {**_WHITENED, "epochs": 4, "batch_size": 500, "sides": "20,24,32,32"},
         "whiten6-medium": {**_WHITENED, "epochs": 7, "sides": "20,24,28,32,32"},
@@ -76,3 +71,8 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
         "shallow2": {**_CLASSIC_PLAIN, "epochs": 25, "augment": "none"},
     },
 }
+
+
+def of(arch: str) -> dict[str, Mapping[str, Value]]:
+    """Return the recipes of an architecture by name: ``fast``, and ``classic`` where there is one."""
+    return {name: table.get(arch, {}) for name, table in RECIPES.items() if name == "fast" or arch in table}

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cifarcnn import backend, devices
+from cifarcnn import backend, devices, trial
 from cifarcnn.errors import ModelError
 
 Array = npt.NDArray[Any]
@@ -67,7 +67,7 @@ class LiteRT:
 
     def inference(self) -> str:
         """Say what computes."""
-        return f"LiteRT, {_cores(self.cpus)}, float32"
+        return f"LiteRT, {devices.cores(self.cpus)}, float32"
 
 
 class Onnx:
@@ -106,7 +106,7 @@ class Onnx:
 
     def inference(self) -> str:
         """Say what computes."""
-        return f"ONNX Runtime, {_cores(self.cpus)}, float32"
+        return f"ONNX Runtime, {devices.cores(self.cpus)}, float32"
 
 
 class SavedModel:
@@ -148,7 +148,7 @@ class SavedModel:
 
     def inference(self) -> str:
         """Say what computes."""
-        return f"TensorFlow, {_cores(devices.usable_cpus())}, float32"
+        return f"TensorFlow, {devices.cores(devices.usable_cpus())}, float32"
 
 
 def import_onnx(name: str) -> Any:
@@ -174,18 +174,14 @@ def check_answers(path: str, runtime: Runtime, most_images: int) -> None:
         ModelError: the answers are of a wrong shape, no probabilities, or depend on the other images.
         RuntimeError, ValueError: the runtime cannot compute them.
     """
-    probe = np.zeros((most_images, 32, 32, 3), np.uint8)
-    probe[1:] = np.random.default_rng(0).integers(0, 256, probe[1:].shape, np.uint8)
+    probe = trial.images(most_images)
     rows = np.asarray(runtime.predict_on_batch(probe[:PROBE_IMAGES]))
     if rows.shape != (PROBE_IMAGES, 10) or rows.dtype != np.float32:
         raise ModelError(
             f"the model {path} answers {PROBE_IMAGES} images with {rows.dtype} {rows.shape}; expected "
             f"float32 ({PROBE_IMAGES}, 10)"
         )
-    if not np.allclose(rows.sum(axis=1), 1, atol=0.02) or not (rows >= 0).all():
-        raise ModelError(
-            f"the output of the model {path} is not probabilities; expected a softmax at its end"
-        )
+    trial.check_probabilities(path, rows)
     many = np.asarray(runtime.predict_on_batch(probe[::-1]))
     if many.shape != (most_images, 10) or not np.allclose(many[::-1][:PROBE_IMAGES], rows, atol=1e-3):
         raise ModelError(f"the model {path} answers an image differently among others; not opened")
@@ -198,7 +194,3 @@ def _check_end(path: str, what: str, found: list[Any], expected: Any) -> None:
         raise ModelError(
             f"the model {path} {what} {shown} per image; expected {expected[0]} {expected[1]}, and one tensor"
         )
-
-
-def _cores(count: int) -> str:
-    return f"{count} core" + "s" * (count != 1)

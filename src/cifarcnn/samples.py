@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cifarcnn import config, pipeline, sources
+from cifarcnn import config, files, pipeline, sources
 from cifarcnn.cifar10 import Bytes, Images, stratified_subset
 from cifarcnn.config import Settings
 from cifarcnn.errors import CifarCNNError, UsageError
@@ -37,18 +37,19 @@ def write_sheet(
         The file written.
 
     Raises:
-        UsageError: a setting or the count is wrong.
+        UsageError: a setting or the count is wrong, or there is no such directory to write to.
         DataError: the images cannot be had.
         CifarCNNError: the file cannot be written.
     """
     if not 1 <= count <= MOST_IMAGES:
         raise UsageError(f"cannot show {count} images on one sheet; expected 1 to {MOST_IMAGES}")
+    path = Path(path)
+    files.check_place(path)
     resolved = config.resolve(settings)
     train, _ = pipeline.divide(sources.load("train", data, on_event), resolved)
     from cifarcnn import galleries
 
     sheet = augmented(train, resolved, min(count, len(train)), EPOCHS)
-    path = Path(path)
     try:
         galleries.augmented_sheet(sheet, path)
     except OSError as problem:

@@ -39,13 +39,12 @@ def check(path: Path) -> None:
     """Refuse a path that no sheet can be written to, before anything is read.
 
     Raises:
-        UsageError: the name has another ending than .png, .jpg, .jpeg, .webp or .pdf.
-        CifarCNNError: there is no such directory.
+        UsageError: the name has another ending than .png, .jpg, .jpeg, .webp or .pdf, or there is no such
+            directory.
     """
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"cannot write a sheet as {path}; expected one of {', '.join(FORMATS)}")
-    if not path.parent.is_dir():
-        raise CifarCNNError(f"cannot write {path}: there is no directory {path.parent}; make it first")
+    files.check_place(path)
 
 
 def check_apart(path: Path, pictures: "Iterable[str]") -> None:
@@ -70,7 +69,7 @@ class Sheet:
         threshold: answers of a lower probability are marked as unsure.
 
     Raises:
-        UsageError, CifarCNNError: as ``check``.
+        UsageError: as ``check``.
     """
 
     def __init__(
@@ -142,7 +141,7 @@ class Sheet:
         if answer.picture is not None:
             picture = fitted(answer.picture, BOX)
             self._page.paste(picture, (left + (BOX - picture.width) // 2, top + (BOX - picture.height) // 2))
-        unsure = self.threshold is not None and answer.top[0].probability < self.threshold
+        unsure = answer.is_unsure(self.threshold)
         none = bool(answer.none_of_the_ten)
         below = top + BOX + 6 + LINE
         for place, ranked in enumerate(answer.top[:MOST_BARS]):

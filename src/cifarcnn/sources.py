@@ -27,6 +27,10 @@ from cifarcnn.publication import CIFAR10, Pace, Publication, with_own_mirrors
 Split = Literal["train", "test"]
 SPLITS: dict[str, tuple[str, ...]] = {"train": TRAIN_FILES, "test": TEST_FILES}
 
+OWN_IMAGES = ", or (to train and evaluate) class-named folders of pictures"
+FETCH = "Run 'cifarcnn data fetch' to download it. "
+"""What messages add where it helps."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -274,7 +278,3 @@ def _places_on_network(
     # Waiting long is better than failing, now that nothing else is left.
     for url in tuple(slow):
         yield f"slow mirror {url}", partial(from_mirror, url, publication.patient)
-
-
-OWN_IMAGES = ", or (to train and evaluate) class-named folders of pictures"
-FETCH = "Run 'cifarcnn data fetch' to download it. "

@@ -1,4 +1,7 @@
-"""What a network is made of: its layers, parameters and floating-point operations."""
+"""What a network is made of, layer by layer, in parameters and operations, and what training it costs.
+
+The networks themselves stand in ``architectures``, what their recipes reached in ``expectations``.
+"""
 
 import dataclasses
 import math
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cifarcnn import architectures, boxed, config, expectations, exportsummary, modelfile
 from cifarcnn.errors import UsageError
+from cifarcnn.recipes import of as recipes_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,10 +112,9 @@ class Recipe:
 def recipes(arch: str) -> dict[str, Recipe]:
     """Return every recipe of an architecture by its name."""
     found = {}
-    for recipe, table in config.RECIPES.items():
-        if arch in table:
-            settings = config.resolve({"arch": arch, "recipe": recipe})
-            found[recipe] = Recipe(settings, training_flops(settings), expectations.of(settings))
+    for recipe in recipes_of(arch):
+        settings = config.resolve({"arch": arch, "recipe": recipe})
+        found[recipe] = Recipe(settings, training_flops(settings), expectations.of(settings))
     return found
 
 

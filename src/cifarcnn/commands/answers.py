@@ -58,7 +58,7 @@ def _document(answer: "Answer", threshold: float | None) -> dict[str, Any]:
     top = [{"class": ranked.label, "probability": ranked.probability} for ranked in answer.top]
     document = {"path": console.text(answer.path), **top[0], "top": top}
     if threshold is not None:
-        document["unsure"] = answer.top[0].probability < threshold
+        document["unsure"] = answer.is_unsure(threshold)
     document["outsider_score"] = answer.outsider_score
     if answer.none_of_the_ten is not None:
         document["none_of_the_ten"] = answer.none_of_the_ten
@@ -80,7 +80,7 @@ def show_csv(answers: "Answers", threshold: float | None) -> int:
             failed += 1
             writer.writerow([console.text(answer.path), answer.error] + [""] * (len(unsure + ranks) + 2))
             continue
-        doubt = [] if threshold is None else [int(answer.top[0].probability < threshold)]
+        doubt = [] if threshold is None else [int(answer.is_unsure(threshold))]
         cells = [cell for ranked in answer.top for cell in (ranked.label, f"{ranked.probability:.6f}")]
         none = "" if answer.none_of_the_ten is None else int(answer.none_of_the_ten)
         writer.writerow([console.text(answer.path), "", *doubt, *cells, f"{answer.outsider_score:.6f}", none])
@@ -89,8 +89,7 @@ def show_csv(answers: "Answers", threshold: float | None) -> int:
 
 def _marks(answer: "Prediction", threshold: float | None) -> list[str]:
     """Say in words what is doubtful about an answer."""
-    unsure = threshold is not None and answer.top[0].probability < threshold
-    return ["unsure"] * unsure + [NONE_OF_THE_TEN] * bool(answer.none_of_the_ten)
+    return ["unsure"] * answer.is_unsure(threshold) + [NONE_OF_THE_TEN] * bool(answer.none_of_the_ten)
 
 
 def show_table(answers: "Answers", threshold: float | None) -> int:

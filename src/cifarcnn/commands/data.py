@@ -8,7 +8,7 @@ from cifarcnn import config, console, sources
 from cifarcnn.commands.options import data_option, images_option, json_option, setting_options
 
 
-@click.group()
+@click.group(epilog="Example: cifarcnn data fetch")
 def data() -> None:
     """Fetch, verify, find and show the CIFAR-10 images.
 
@@ -19,31 +19,37 @@ def data() -> None:
     """
 
 
-@data.command()
+@data.command(epilog="Example: cifarcnn data fetch --data cifar-10-python.tar.gz")
 @data_option
 @json_option
 def fetch(path: Path | None, as_json: bool) -> None:
-    """Make the images ready for use, downloading them if need be, and print their directory."""
+    """Make the images ready for use, and print their directory.
+
+    They are downloaded if they are nowhere to be found.
+    """
     with console.Progress() as progress:
         found = sources.find(path, progress)
     _show(found, as_json)
 
 
-@data.command()
+@data.command(epilog="Example: cifarcnn data where --json")
 @data_option
 @json_option
 def where(path: Path | None, as_json: bool) -> None:
-    """Print the directory of the images, without downloading anything."""
+    """Print the directory of the images; nothing is downloaded."""
     with console.Progress() as progress:
         found = sources.find(path, progress, download=False)
     _show(found, as_json)
 
 
-@data.command()
+@data.command(epilog="Example: cifarcnn data verify --data cifar-10-batches-bin")
 @data_option
 @json_option
 def verify(path: Path | None, as_json: bool) -> int:
-    """Compare every byte of the six files with the published SHA-256 sums. Exit code 1 if any differs."""
+    """Compare every byte of the images with the published sums.
+
+    These are the SHA-256 sums of the six files of the binary version. If any differs, the exit code is 1.
+    """
     result = sources.verify(path)
     if as_json:
         console.emit_json(
@@ -65,7 +71,7 @@ def verify(path: Path | None, as_json: bool) -> int:
     return 0 if result.ok else 1
 
 
-@data.command()
+@data.command(epilog="Example: cifarcnn data show --count 20 --output sheet.png")
 @images_option
 @setting_options(("arch", "recipe", "augment", "shift", "val_size", "train_size", "seed"))
 @click.option(
@@ -86,9 +92,10 @@ def verify(path: Path | None, as_json: bool) -> int:
 )
 @json_option
 def show(*, path: Path | None, count: int, output: Path, as_json: bool, **settings: config.Value) -> None:
-    """Draw training images as the network sees them, epoch after epoch, and print the picture's path.
+    """Draw training images as the network sees them.
 
-    They are the crops that `cifarcnn train` makes with the same settings.
+    They are the crops that `cifarcnn train` makes, epoch after epoch, with the same settings. The picture's
+    path is printed.
     """
     from cifarcnn import samples
 

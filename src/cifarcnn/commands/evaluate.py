@@ -15,20 +15,19 @@ from cifarcnn.commands.options import images_option, json_option
 from cifarcnn.modelfile import BATCH_SIZE, display_name
 
 if TYPE_CHECKING:
+    from cifarcnn.comparison import Comparison
     from cifarcnn.evaluation import Evaluation
-    from cifarcnn.metrics import Comparison, Interval, Metrics
-
-AVERAGED_NAMES = {"flip": "with flip", "flip_shift": "with flip and shift"}
+    from cifarcnn.metrics import Interval, Metrics
 
 
-@click.command()
+@click.command(epilog="Example: cifarcnn evaluate boxed --tta --report measured")
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--split",
     type=click.Choice(["test", "validation"]),
     default="test",
     show_default=True,
-    help="The test images, or the images that the model's training held out.",
+    help="On the test images, or on the images that the model's training held out.",
 )
 @click.option(
     "--batch-size",
@@ -39,7 +38,7 @@ AVERAGED_NAMES = {"flip": "with flip", "flip_shift": "with flip and shift"}
     help="Images per step; changes the speed, not the figures.",
 )
 @images_option
-@click.option("--tta", is_flag=True, help="Also average each image with its mirror image and small shifts.")
+@click.option("--tta", is_flag=True, help="Also average the answers over mirror images and small shifts.")
 @click.option(
     "--figures",
     metavar="DIR",
@@ -128,6 +127,8 @@ def _show(result: "Evaluation") -> None:
 
 
 def _summary(result: "Evaluation") -> Table:
+    from cifarcnn import evaluation
+
     figures = result.metrics
     rows = [
         ("accuracy", _accuracy(figures)),
@@ -145,7 +146,7 @@ def _summary(result: "Evaluation") -> Table:
         )
     if result.false_alarms is not None:
         rows.append(("false alarms", f"{_percent(result.false_alarms)} marked as none of the ten"))
-    rows += [(AVERAGED_NAMES[name], _accuracy(averaged)) for name, averaged in result.averaged.items()]
+    rows += [(evaluation.VIEWS[name], _accuracy(averaged)) for name, averaged in result.averaged.items()]
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
     for row in rows:
         table.add_row(*row)
@@ -186,6 +187,8 @@ def _confusion(figures: "Metrics") -> Table:
 
 def _show_comparison(results: list["Evaluation"], comparisons: list["Comparison"]) -> None:
     """Print several models side by side, then each one's difference from the first."""
+    from cifarcnn import evaluation
+
     show = console.stdout.print
     show(f"{len(results)} models on the same {results[0].metrics.n:,} {results[0].split} images")
     for number, result in enumerate(results, 1):
@@ -206,7 +209,7 @@ def _show_comparison(results: list["Evaluation"], comparisons: list["Comparison"
         )
     show(table)
     averaged = [
-        f"  {number}  {AVERAGED_NAMES[name]}: {_accuracy(figures)}"
+        f"  {number}  {evaluation.VIEWS[name]}: {_accuracy(figures)}"
         for number, result in enumerate(results, 1)
         for name, figures in result.averaged.items()
     ]

@@ -6,16 +6,15 @@ import click
 
 from cifarcnn import console
 from cifarcnn.commands.options import data_option, json_option
+from cifarcnn.exportformats import FORMATS
 
-RUNTIMES = {"litert": "LiteRT", "onnx": "ONNX Runtime", "saved-model": "TensorFlow"}
 
-
-@click.command()
+@click.command(epilog="Example: cifarcnn export runs/20261121-033456-vgg2-fast-seed0 --format litert --half")
 @click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
 @click.option(
     "--format",
     "form",
-    type=click.Choice(list(RUNTIMES)),
+    type=click.Choice(list(FORMATS)),
     required=True,
     help="For LiteRT (a .tflite file), ONNX Runtime (.onnx), or TensorFlow (a SavedModel directory).",
 )
@@ -57,7 +56,8 @@ def export(
         console.emit_json(result.document())
         return
     name = console.printable(str(result.path))
-    click.echo(f"wrote {name}: {result.size:,} bytes for {RUNTIMES[form]}, weights in {result.weights}")
+    runtime = FORMATS[form].runtime
+    click.echo(f"wrote {name}: {result.size:,} bytes for {runtime}, weights in {result.weights}")
     rounded = " with its weights rounded likewise" if result.changed is not None else ""
     click.echo(
         f"largest difference of a probability to MODEL{rounded}, {result.images:,} images: "

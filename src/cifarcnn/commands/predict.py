@@ -9,6 +9,7 @@ import click
 
 from cifarcnn import console
 from cifarcnn.commands import answers as shown
+from cifarcnn.commands.options import complete_file, form_options
 from cifarcnn.images import DEFAULT_RESIZE, RESIZES, Resize
 
 if TYPE_CHECKING:
@@ -21,13 +22,14 @@ MOST_THUMBNAILS = 24
 """A table of more pictures than this is wanted short."""
 
 
-@click.command()
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@click.command(epilog="Example: cifarcnn predict cat.png 'photos/*.jpg' --output sheet.png")
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, shell_complete=complete_file)
 @click.option(
     "--model",
     metavar="PATH",
     type=click.Path(path_type=Path),
-    help="A model file or a run directory. Default: $CIFARCNN_MODEL, else the model that comes with this.",
+    help="A model file or a run directory. Default: $CIFARCNN_MODEL, else the model that comes with the "
+    "program.",
 )
 @click.option(
     "--top-k",
@@ -42,14 +44,15 @@ MOST_THUMBNAILS = 24
     type=click.Choice(RESIZES),
     default=DEFAULT_RESIZE,
     show_default=True,
-    help="How an image becomes 32x32: its middle square, all of it on neutral ground, or out of proportion.",
+    help="How an image becomes 32x32; crop: its middle square; fit: all, on neutral ground; squash: all, out "
+    "of proportion.",
 )
 @click.option("--recursive", is_flag=True, help="Take the images in and below directories.")
 @click.option(
     "--threshold",
     metavar="F",
     type=click.FloatRange(0, 1),
-    help="Mark answers of a lower probability as unsure.",
+    help="Mark answers of a lower probability as unsure. Default: mark none.",
 )
 @click.option(
     "--output",
@@ -67,9 +70,7 @@ MOST_THUMBNAILS = 24
     "where covering it makes the class less probable. Replaces existing files.",
 )
 @click.option("--no-thumbnails", is_flag=True, help="Draw no small images on a terminal that shows colours.")
-@click.option("--json", "form", flag_value="json", help="Write one JSON document to stdout.")
-@click.option("--jsonl", "form", flag_value="jsonl", help="Write one JSON object per line and image.")
-@click.option("--csv", "form", flag_value="csv", help="Write a table of comma-separated values.")
+@form_options("json", "jsonl", "csv")
 @click.pass_context
 def predict(
     context: click.Context,
@@ -85,14 +86,14 @@ def predict(
     no_thumbnails: bool,
     form: str | None,
 ) -> None:
-    """Say what IMAGEs show.
+    """Say what pictures show.
 
     IMAGE is a file, a directory (with --recursive), a pattern like 'photos/*.jpg', or - for standard input.
     Transparent images are laid over white; of an animation the first frame counts. An image that cannot be
     read does not stop the others, and makes the exit code 1.
 
-    Where the model knows its limit, images are marked as probably showing none of the ten classes whose
-    probabilities are spread wider (by their entropy, 0 to 1) than those of 95 % of its validation images.
+    Where the model knows its limit, an image is marked as probably showing none of the ten classes if its
+    probabilities are spread wider (by their entropy, 0 to 1) than those of 95 % of the validation images.
     The mark misses many such images: its absence proves nothing.
     """
     from cifarcnn import prediction

@@ -12,6 +12,7 @@ from rich.cells import cell_len
 from rich.markup import escape
 
 from cifarcnn import config, console
+from cifarcnn.commands.options import form_options
 
 if TYPE_CHECKING:
     from cifarcnn.listing import Listing, Row
@@ -20,23 +21,31 @@ NARROWEST_NAME = 20
 COLOURS = {"running": "cyan", "interrupted": "yellow", "failed": "red", "damaged": "red"}
 
 
+def _complete_key(_context: click.Context, _option: click.Parameter, begun: str) -> list[str]:
+    """Return what runs can be sorted by, as far as it begins so."""
+    from cifarcnn import listing
+
+    return [key for key in listing.SORT_KEYS if key.startswith(begun)]
+
+
 @click.command(epilog="Example: cifarcnn runs runs/lr --sort val_accuracy")
 @click.argument("directories", metavar="[DIR]...", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--sort",
     metavar="KEY",
+    shell_complete=_complete_key,
     default="name",
     show_default=True,
-    help="name, state, val_accuracy, seconds, images_per_second, or a setting; the best or the least first.",
+    help="By name, state, val_accuracy, seconds, images_per_second or a setting; the best or least first.",
 )
-@click.option("--json", "form", flag_value="json", help="Write one JSON document to stdout.")
-@click.option("--csv", "form", flag_value="csv", help="Write a table of comma-separated values.")
+@form_options("json", "csv")
 @click.pass_context
 def runs(context: click.Context, *, directories: tuple[Path, ...], sort: str, form: str | None) -> None:
-    """Show the runs in and below DIRs (default: ./runs), finished or not, and what they came to.
+    """Show all runs in one table, finished or not.
 
-    Runs that differ in nothing but the seed are summed up below. It reads settings and tables alone, also
-    while runs are trained. What cannot be read gets its reason in its place, and makes the exit code 1.
+    Runs are looked for in and below each DIR, at most three directories deep; default: ./runs. Those that
+    differ in nothing but the seed are summed up below. Only settings and tables are read, also of runs that
+    are being trained. What cannot be read gets its reason in its place, and makes the exit code 1.
     """
     from cifarcnn import listing
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cifarcnn import architectures, config, console
-from cifarcnn.commands.options import json_option
+from cifarcnn.commands.options import complete_architecture, complete_file, json_option
 from cifarcnn.expectations import Expectation, duration
 
 if TYPE_CHECKING:
@@ -25,13 +25,21 @@ EXPECTED: dict[str, Callable[[Expectation], str]] = {
 """What to expect of a recipe, and how it is shown."""
 
 
-@click.command()
-@click.argument("name", metavar="[ARCH|MODEL]", required=False)
+def _complete(context: click.Context, argument: click.Parameter, begun: str) -> list[Any]:
+    """Return the networks that begin so, or let the shell look for files."""
+    return complete_architecture(context, argument, begun) or complete_file(context, argument, begun)
+
+
+@click.command(epilog="Example: cifarcnn summary vgg2")
+@click.argument("name", metavar="[ARCH|MODEL]", required=False, shell_complete=_complete)
 @json_option
 def summary(name: str | None, as_json: bool) -> None:
-    """Show the layers of an architecture or of a model file, or, without a name, all architectures.
+    """Show the layers of a network, or, without a name, all networks.
 
-    Of an exported model, and of 'boxed', the model that comes with the program, it shows how it was made.
+    ARCH is the name of an architecture, whose recipes are shown as well. MODEL is a .keras file or a run
+    directory. Of an exported model, and of 'boxed', the model that comes with the program, it shows how it
+    was made.
+
     FLOPs are counted per image: two for each multiply-accumulate of the convolutions and dense layers.
     """
     from cifarcnn import summaries

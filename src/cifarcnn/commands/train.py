@@ -63,7 +63,7 @@ def _parse_seeds(_context: click.Context, _option: click.Parameter, text: str | 
 @click.option(
     "--repeat", metavar="N", type=click.IntRange(1, 1000), help="The same for seeds 0, 1, ... up to N - 1."
 )
-@click.option("--task", metavar="N", type=int, help="Train the Nth of these runs alone; the first is 1.")
+@click.option("--task", metavar="N", type=int, help="Of the runs that --config spans, train the Nth alone.")
 @click.option("--tasks", is_flag=True, help="Show how many these runs are, and which; train nothing.")
 @click.option(
     "--scale-batch", is_flag=True, help="Multiply batch size and learning rate by the number of devices."

@@ -1,0 +1,79 @@
+"""The help texts: nothing unexplained, defaults told, and an example for every command that could be run."""
+
+import re
+import shlex
+
+import click
+import pytest
+
+from cifarcnn.cli import cli
+from cifarcnn.config import FIELDS
+
+
+def every_command() -> dict[str, click.Command]:
+    """All commands by their words, the groups included."""
+    found: dict[str, click.Command] = {}
+
+    def add(name: str, command: click.Command) -> None:
+        found[name] = command
+        if isinstance(command, click.Group):
+            for inner in command.commands:
+                add(f"{name} {inner}", command.commands[inner])
+
+    add("cifarcnn", cli)
+    return found
+
+
+COMMANDS = every_command()
+OPTIONS = {
+    f"{name} {option.opts[-1]}": (command, option)
+    for name, command in COMMANDS.items()
+    for option in command.get_params(click.Context(command))
+    if isinstance(option, click.Option)
+}
+EVERY_COMMAND = pytest.mark.parametrize("name", COMMANDS)
+
+
+@EVERY_COMMAND
+def test_a_command_is_explained(name: str) -> None:
+    """Its help begins with a sentence, whole in a list of commands in 80 columns."""
+    first, *_ = (COMMANDS[name].help or "").splitlines()
+    assert first.endswith(".")
+    assert name == "cifarcnn" or not COMMANDS[name].get_short_help_str(64).endswith("...")
+
+
+@EVERY_COMMAND
+def test_an_argument_is_explained(name: str) -> None:
+    """What stands for an argument in the usage line is spoken of in the text."""
+    for argument in COMMANDS[name].params:
+        if isinstance(argument, click.Argument):
+            for word in re.findall(r"[A-Z]+", argument.metavar or ""):
+                assert re.search(rf"\b{word}\b", COMMANDS[name].help or "")
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_is_explained_with_its_default(name: str) -> None:
+    """Each has a sentence; whatever is taken where a value is not given stands there too."""
+    command, option = OPTIONS[name]
+    record = option.get_help_record(click.Context(command))
+    assert record is not None
+    assert re.match(r".+\.(  \[.*\])?$", record[1])
+    setting = option.name in FIELDS and not option.is_flag
+    if setting or not (option.is_flag or option.default is None or option.required or option.flag_value):
+        assert "[default: " in record[1]
+
+
+@EVERY_COMMAND
+def test_a_command_has_an_example_that_its_options_allow(name: str) -> None:
+    """The example, below the options, is parsed as a shell and the command would; it is not run."""
+    epilog = COMMANDS[name].epilog or ""
+    assert re.match(r"(\x08\n)?Examples?:", epilog)
+    examples = re.findall(r"cifarcnn .*?(?=\s{2,}|$)", epilog, re.MULTILINE)
+    assert examples
+    for example in examples:
+        words = shlex.split(example)[1:]
+        command: click.Command = cli
+        while isinstance(command, click.Group):
+            command = command.commands[words.pop(0)]
+        command.make_context(command.name, words)
+        assert name == "cifarcnn" or example.startswith(name)

@@ -1,0 +1,133 @@
+"""Which module may import which: the commands the library, never the other way, nothing in a circle."""
+
+import ast
+import graphlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from cifarcnn.cli import COMMANDS
+
+SOURCE = Path(__file__).parents[1] / "src"
+
+INTERFACE = {"cifarcnn.cli", "cifarcnn.console", "cifarcnn.__main__"}
+"""What the library must not know, besides the commands."""
+
+DISPLAYS = {
+    "cifarcnn.training_display": "shows a training's events on stderr, for the command `train`",
+    "cifarcnn.halfblocks": "turns pixels into Rich's coloured text, for the command `predict`",
+}
+"""Modules that are neither commands nor library, with what they are for."""
+
+LIGHT = {"click", "rich", "numpy"}
+"""Packages that every command may import before it knows what it is asked."""
+
+
+@dataclass
+class Module:
+    """What a module imports: of ours by the module's name, of others by the package's."""
+
+    tree: ast.Module
+    at_once: set[str] = field(default_factory=set)
+    later: set[str] = field(default_factory=set)
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    """Whether this is ``if TYPE_CHECKING:``, whose block never runs."""
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def imports(node: ast.AST, inside: bool = False) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """Walk import statements, each with whether it stands in a function."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield child, inside
+        elif is_type_checking(child):
+            assert isinstance(child, ast.If)
+            for other in child.orelse:
+                yield from imports(other, inside)
+        else:
+            function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from imports(child, inside or function)
+
+
+def targets(statement: ast.Import | ast.ImportFrom, ours: set[str]) -> Iterator[str]:
+    """Name what a statement imports: modules of ours, and the packages of others."""
+    if isinstance(statement, ast.Import):
+        found = [alias.name for alias in statement.names]
+    else:
+        assert not statement.level, "relative imports are not followed here"
+        whole = [f"{statement.module}.{alias.name}" for alias in statement.names]
+        found = [name if name in ours else str(statement.module) for name in whole]
+    for name in found:
+        assert name in ours or not name.startswith("cifarcnn."), name
+        yield name if name in ours else name.partition(".")[0]
+
+
+def read() -> dict[str, Module]:
+    """Parse the package."""
+    modules = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        name = ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+        modules[name] = Module(ast.parse(path.read_text(encoding="utf-8"), path))
+    for module in modules.values():
+        for statement, inside in imports(module.tree):
+            (module.later if inside else module.at_once).update(targets(statement, set(modules)))
+    # The command line imports its commands by their names.
+    modules["cifarcnn.cli"].later |= {f"cifarcnn.commands.{name}" for name in COMMANDS}
+    return modules
+
+
+MODULES = read()
+COMMAND_MODULES = {name for name in MODULES if name.startswith("cifarcnn.commands")}
+LIBRARY = sorted(set(MODULES) - COMMAND_MODULES - INTERFACE - set(DISPLAYS))
+
+
+def loaded_by(name: str) -> set[str]:
+    """Everything that importing a module imports, by whatever detour, that is neither ours nor Python's."""
+    seen, waiting = set(), {name}
+    while waiting:
+        seen |= waiting
+        waiting = {target for one in waiting if one in MODULES for target in MODULES[one].at_once} - seen
+    return {target for target in seen - set(MODULES) if target not in sys.stdlib_module_names}
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    """Neither at the top of modules nor within functions."""
+    graph = {name: (module.at_once | module.later) & set(MODULES) for name, module in MODULES.items()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as problem:
+        pytest.fail(f"modules import each other in a circle: {' <- '.join(problem.args[1])}")
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_the_library_knows_neither_the_commands_nor_the_console(name: str) -> None:
+    """Nor the packages that these are made with: it reports through events and never prints."""
+    known = MODULES[name].at_once | MODULES[name].later
+    assert not known & (COMMAND_MODULES | INTERFACE | set(DISPLAYS) | {"click", "rich"})
+    called = [node.func for node in ast.walk(MODULES[name].tree) if isinstance(node, ast.Call)]
+    assert not [call for call in called if isinstance(call, ast.Name) and call.id in ("print", "input")]
+
+
+@pytest.mark.parametrize("name", sorted(DISPLAYS))
+def test_displays_are_imported_by_commands_alone(name: str) -> None:
+    """The modules that are excepted above are where they should be."""
+    users = {user for user, module in MODULES.items() if name in module.at_once | module.later}
+    assert users
+    assert users <= COMMAND_MODULES
+
+
+@pytest.mark.parametrize("name", ["cifarcnn", "cifarcnn.__main__"])
+def test_the_package_imports_no_other(name: str) -> None:
+    """``import cifarcnn`` takes no time, and Ctrl-C while the command starts is caught."""
+    assert not loaded_by(name)
+
+
+@pytest.mark.parametrize("name", sorted({"cifarcnn.cli", *COMMAND_MODULES}))
+def test_a_command_starts_without_heavy_packages(name: str) -> None:
+    """A framework, Pillow or matplotlib is imported by the function that needs it, or by a module that is."""
+    assert loaded_by(name) <= LIGHT
