@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -118,10 +119,10 @@ def test_two_processes_with_one_index_are_refused() -> None:
     def twice() -> None:
         while True:
             try:
-                meeting._send(workers[0], {"worker": 1, "greeting": {}}, 10)
+                meeting._send(workers[0], {"worker": 1, "process": "a", "greeting": {}}, 10)
             except ConnectionRefusedError:
                 continue
-            meeting._send(workers[0], {"worker": 1, "greeting": {}}, 10)
+            meeting._send(workers[0], {"worker": 1, "process": "b", "greeting": {}}, 10)
             return
 
     chief, _others = gather([lambda: meeting.meet(Cluster(workers, 0), {}, 20), twice])
@@ -142,3 +143,39 @@ def test_a_worker_that_cannot_begin_says_why() -> None:
     """Its error reaches the others."""
     with pytest.raises(RunError, match=r"worker 1 \(b:1\) cannot begin: no disk"):
         meeting.compare(Cluster(("a:1", "b:1"), 0), [{}, {"error": "no disk"}])
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_the_reason_of_one_reaches_the_others_though_another_is_missing(failing: int) -> None:
+    """Of three workers one cannot begin and one never comes; the third learns the first's reason."""
+    greetings: dict[int, dict[str, Any]] = {0: {}, 1: {}, failing: {"error": "no disk"}}
+    for met in meet(addresses(3), greetings, wait=3):
+        with pytest.raises(RunError, match=rf"worker {failing} .* cannot begin: no disk"):
+            met.result()
+
+
+def test_a_greeting_that_is_sent_again_is_no_second_worker() -> None:
+    """The chief was slow to acknowledge it."""
+    workers = addresses(3)
+
+    def again() -> None:
+        message = {"worker": 1, "process": "a", "greeting": {"name": "one"}}
+        while True:
+            try:
+                meeting._send(workers[0], message, 10)
+            except ConnectionRefusedError:
+                continue
+            meeting._send(workers[0], message, 10)
+            with socket.create_server(("127.0.0.1", int(workers[1].rpartition(":")[2]))) as listener:
+                heard = meeting._receive(listener, time.monotonic() + 20)
+            assert heard is not None
+            assert [greeting["name"] for greeting in heard["greetings"]] == ["zero", "one", "two"]
+            return
+
+    def late() -> None:
+        time.sleep(1)
+        meeting.meet(Cluster(workers, 2), {"name": "two"}, 20)
+
+    gathered = gather([lambda: meeting.meet(Cluster(workers, 0), {"name": "zero"}, 20), again, late])
+    for future in gathered:
+        future.result()

@@ -29,6 +29,18 @@ def test_two_devices_train_to_the_weights_of_one(
     assert distance(one, run_of(tmp_path / "other")) > 100 * TOLERANCES[arch]
 
 
+def test_float16_goes_on_when_the_gradients_of_one_device_overflow(
+    cifarcnn: Run, tmp_path: Path, data_directory: Path
+) -> None:
+    """With its loss scale of 32,768 the first steps overflow on some devices; all skip the same steps."""
+    arguments = ("--arch", "plain6-small", *SMALL, "--precision", "mixed_float16", "--learning-rate", 0.05)
+    for devices in (1, 2):
+        done = cifarcnn("train", *arguments, "--devices", devices, "--out", str(devices),
+                        env={"CIFARCNN_DATA": str(data_directory)})  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert distance(run_of(tmp_path / "1"), run_of(tmp_path / "2")) < 0.05
+
+
 @pytest.mark.slow
 def test_four_devices_train_to_the_weights_of_one(
     cifarcnn: Run, tmp_path: Path, data_directory: Path
@@ -50,6 +62,7 @@ def test_four_devices_train_to_the_weights_of_one(
         (["--device", "gpu", "--devices", 2], {}, 2, "but tensorflow found"),
         (["--devices", 0], {}, 2, "devices"),
         (["--wait", 0], {}, 2, "wait is 0"),
+        (["--wait", "inf"], {}, 2, "wait is inf"),
         (["--scale-batch", "--repeat", 2], {}, 2, "--scale-batch is for one new run"),
         (["--repeat", 2], {"TF_CONFIG": TWO}, 2, "several runs are not trained by several machines"),
     ],

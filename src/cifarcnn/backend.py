@@ -54,6 +54,16 @@ def load() -> str:
     return found
 
 
+def need_tensorflow(what: str) -> None:
+    """Load the backend, and refuse another than TensorFlow for what it alone can do.
+
+    Raises:
+        UsageError: it is another.
+    """
+    if (name := load()) != "tensorflow":
+        raise UsageError(f"{what} on TensorFlow only, but the backend is {name}; unset KERAS_BACKEND")
+
+
 def hardware() -> devices.Hardware:
     """Ask the framework and the operating system what there is to compute on."""
     backend = load()

@@ -18,6 +18,8 @@ EXAMPLE = '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"typ
 WAIT_SECONDS = 300.0
 """How long workers wait for each other, unless the user says otherwise."""
 
+LONGEST_WAIT = 7 * 24 * 3600
+
 SLURM_PORT = 12345
 """The port of a node's first process; its next ones take the next ports."""
 
@@ -53,14 +55,16 @@ def from_environment(environ: Mapping[str, str]) -> Cluster | None:
     Raises:
         UsageError: what the environment says makes no sense.
     """
-    text = environ.get("TF_CONFIG", "")
-    if text.strip():
-        cluster = parse(text)
-    elif environ.get("SLURM_STEP_NUM_TASKS", "1") != "1":
-        cluster = _from_slurm(environ)
-    else:
+    if not expected(environ):
         return None
+    text = environ.get("TF_CONFIG", "")
+    cluster = parse(text) if text.strip() else _from_slurm(environ)
     return cluster if len(cluster.workers) > 1 else None
+
+
+def expected(environ: Mapping[str, str]) -> bool:
+    """Return whether the environment speaks of a cluster at all."""
+    return bool(environ.get("TF_CONFIG", "").strip()) or environ.get("SLURM_STEP_NUM_TASKS", "1") != "1"
 
 
 def parse(text: str) -> Cluster:
@@ -112,6 +116,9 @@ def _wrong(what: str) -> UsageError:
 
 def _from_slurm(environ: Mapping[str, str]) -> Cluster:
     """Ask TensorFlow's resolver, which reads SLURM's variables."""
+    from cifarcnn import backend
+
+    backend.need_tensorflow("several machines train together")
     import tensorflow as tf
 
     try:

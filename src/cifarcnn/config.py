@@ -109,7 +109,7 @@ class Settings:
         "Arithmetic; auto asks the hardware.",
         choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )
-    device: str = _setting("auto", "auto, cpu, gpu or gpu:N.")
+    device: str = _setting("auto", "On what to compute: auto (a GPU, if there is one), cpu, gpu or gpu:N.")
     devices: int | None = _setting(
         None,
         "Train on this many GPUs in step; with --device cpu on as many parts of the CPU, to try it out."

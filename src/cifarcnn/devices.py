@@ -59,7 +59,7 @@ class Choice:
     """What was chosen, and why.
 
     Attributes:
-        device: "cpu" or "gpu:N".
+        device: "cpu", "gpu:N", or "gpu" for several.
         precision: a Keras dtype policy.
         reason: one line for the user.
         warning: a fault that the user should mend, or None.
@@ -106,7 +106,9 @@ def choose(
     if numbers[-1] >= len(hardware.gpus):
         found = f"{len(hardware.gpus)} usable GPUs" if hardware.gpus else (warning or "no GPU")
         wanted = f"device is {device!r}" if len(numbers) == 1 else f"devices is {len(numbers)}"
-        raise UsageError(f"{wanted}, but {hardware.backend} found {found}; use --device cpu or auto")
+        raise UsageError(
+            f"{wanted}, but {hardware.backend} found {found}; use --device cpu, or fewer --devices"
+        )
     return _on_gpus(hardware, numbers, precision)
 
 
@@ -130,11 +132,11 @@ def _on_cpu(hardware: Hardware, precision: str, count: int, warning: str | None)
         precision, why = "mixed_bfloat16", f"the CPU computes bfloat16 natively ({', '.join(native)})"
     else:
         precision, why = "float32", "the CPU does not compute bfloat16 natively"
-    cores = f"{hardware.cpus} core" + "s" * (hardware.cpus != 1)
+    shown = cores(hardware.cpus)
     if count > 1:
-        cores += f" as {count} devices, which is slower than one"
+        shown += f" as {count} devices, which is slower than one"
     jit, steps = (True, 1) if hardware.backend == "jax" else (False, CPU_STEPS_PER_CALL)
-    reason = f"{hardware.cpu}, {cores}; {precision}: {why}"
+    reason = f"{hardware.cpu}, {shown}; {precision}: {why}"
     return Choice("cpu", precision, reason, warning, jit, steps, count)
 
 

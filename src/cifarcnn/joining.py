@@ -15,7 +15,7 @@ from tensorflow.python.eager import context
 
 from cifarcnn.cluster import Cluster
 from cifarcnn.devices import Choice
-from cifarcnn.errors import RunError, UsageError
+from cifarcnn.errors import RunError, UsageError, first_line
 from cifarcnn.replicas import Replicas
 
 JOIN_SECONDS = 60
@@ -24,15 +24,16 @@ JOIN_SECONDS = 60
 HEARTBEAT_SECONDS = 10
 """A worker that has not been heard of for so long is lost; the others end within some seconds more."""
 
+MOST_STEPS = 4
+"""Of a call: each is traced for each device."""
+
 LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
-    tf.errors.InternalError,
-    tf.errors.NotFoundError,
 )
-"""What TensorFlow raises when another worker has gone, depending on what it was doing."""
+"""What TensorFlow raises when another worker has gone; other errors are so if they name another's task."""
 
 
 def join(choice: Choice, cluster: Cluster | None) -> Replicas:
@@ -47,14 +48,16 @@ def join(choice: Choice, cluster: Cluster | None) -> Replicas:
         RunError: another worker was lost meanwhile.
     """
     kind = "GPU" if choice.device.startswith("gpu") else "CPU"
+    steps = min(choice.steps_per_execution, MOST_STEPS)
     try:
-        _limit(kind, choice, cluster)
+        _show(kind, choice, cluster)
         if cluster is None:
             names = [f"{kind}:{number}" for number in range(choice.count)]
-            return Replicas(tf.distribute.MirroredStrategy(names), None, choice.steps_per_execution)
+            return Replicas(tf.distribute.MirroredStrategy(names), None, steps)
         stuck = f"not all workers started TensorFlow within {JOIN_SECONDS} s; start all of them again"
         with noticing_loss(cluster), _ending_if_stuck(JOIN_SECONDS, stuck):
-            return Replicas(_multi_worker(cluster), cluster, choice.steps_per_execution)
+            strategy = _multi_worker(cluster, {kind: choice.count} if kind == "GPU" else {})
+            return Replicas(strategy, cluster, steps)
     except RuntimeError as problem:
         raise UsageError(
             f"TensorFlow has computed in this process already, and can no longer train on several devices"
@@ -62,15 +65,15 @@ def join(choice: Choice, cluster: Cluster | None) -> Replicas:
         ) from problem
 
 
-def _limit(kind: str, choice: Choice, cluster: Cluster | None) -> None:
-    """Show TensorFlow as many devices as shall train."""
+def _show(kind: str, choice: Choice, cluster: Cluster | None) -> None:
+    """Show TensorFlow the devices that shall train, where it is not told them by name."""
     physical = tf.config.list_physical_devices(kind)
     if kind == "GPU":
-        first = int(choice.device.partition(":")[2] or 0)
-        tf.config.set_visible_devices(physical[first : first + choice.count], "GPU")
+        if cluster is not None:
+            first = int(choice.device.partition(":")[2] or 0)
+            tf.config.set_visible_devices(physical[first : first + choice.count], "GPU")
         return
-    if cluster is not None:
-        tf.config.set_visible_devices([], "GPU")
+    tf.config.set_visible_devices([], "GPU")
     if choice.count > 1:
         parts = [tf.config.LogicalDeviceConfiguration()] * choice.count
         tf.config.set_logical_device_configuration(physical[0], parts)
@@ -92,8 +95,8 @@ def _ending_if_stuck(seconds: float, why: str) -> Iterator[None]:
             faulthandler.cancel_dump_traceback_later()
 
 
-def _multi_worker(cluster: Cluster) -> tf.distribute.Strategy:
-    """Start this worker's server, and wait for the others'."""
+def _multi_worker(cluster: Cluster, accelerators: dict[str, int]) -> tf.distribute.Strategy:
+    """Start this worker's server, and wait for the others'. Without accelerators the CPU is the device."""
     context.context().configure_coordination_service(
         service_type="standalone",
         service_leader="/job:worker/replica:0/task:0",
@@ -106,6 +109,7 @@ def _multi_worker(cluster: Cluster) -> tf.distribute.Strategy:
         tf.train.ClusterSpec({"worker": list(cluster.workers)}),
         task_type="worker",
         task_id=cluster.index,
+        num_accelerators=accelerators,
         rpc_layer="grpc",
     )
     return tf.distribute.MultiWorkerMirroredStrategy(resolver)
@@ -120,11 +124,13 @@ def noticing_loss(cluster: Cluster | None) -> Iterator[None]:
     """
     try:
         yield
-    except LOST as problem:
-        if cluster is None:
+    except tf.errors.OpError as problem:
+        if cluster is None or isinstance(problem, tf.errors.ResourceExhaustedError):
             raise
         named = {int(number) for number in re.findall(r"/job:worker/(?:replica:0/)?task:(\d+)", str(problem))}
         named -= {cluster.index}
+        if not named and not isinstance(problem, LOST):
+            raise RunError(f"TensorFlow failed: {first_line(problem)}") from problem
         lost = cluster.name(named.pop()) if len(named) == 1 else "another worker"
         raise RunError(
             f"{lost} is lost: it has ended, or is no longer to be reached; start all workers again with"

@@ -85,7 +85,7 @@ class Training:
                 self._begin()
                 stack.enter_context(contextlib.closing(self.log))
             while not self.progress.finished(self.task.settings):
-                self._stop_if_asked(stop)
+                self._stop_if(self._asked(stop))
                 speed = self._train_epoch(stop)
                 self._finish_epoch(speed)
             if self.drawn_epoch != self.progress.epoch:
@@ -118,9 +118,12 @@ class Training:
         with run.saving(directory.path):
             self.log = TensorBoardLog(directory.tensorboard, self.progress.rows)
 
-    def _stop_if_asked(self, stop: StopRequest) -> None:
-        """Raise if a signal came, here or at another worker. All is saved whenever this is called."""
-        received = self.replicas.agree(stop.received) if self.replicas else stop.received
+    def _asked(self, stop: StopRequest) -> int | None:
+        """Return the signal that came, here or at another worker."""
+        return self.replicas.agree(stop.received) if self.replicas else stop.received
+
+    def _stop_if(self, received: int | None) -> None:
+        """Raise if a signal came. All is saved whenever this is called."""
         if received is not None:
             raise Interrupted(
                 f"stopped in epoch {self.progress.epoch + 1} after step {self.progress.step} of {self.steps};"
@@ -157,9 +160,10 @@ class Training:
             speed = watcher.images_per_second()
             if watcher.broken_loss is not None:
                 self._fail(f"the loss became {watcher.broken_loss}")
-            if progress.step < self.steps or stop.received is not None:
+            asked = self._asked(stop)
+            if progress.step < self.steps or asked is not None:
                 self._save()
-            self._stop_if_asked(stop)
+            self._stop_if(asked)
         return speed
 
     def _finish_epoch(self, images_per_second: float) -> None:

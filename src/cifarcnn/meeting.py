@@ -9,6 +9,7 @@ itself goes through TensorFlow's own connections.
 import contextlib
 import json
 import os
+import secrets
 import socket
 import time
 from typing import Any
@@ -22,14 +23,17 @@ LONGEST = 1_000_000
 """Bytes of a message."""
 
 PATIENCE = 10
-"""Seconds to wait for a program that took a connection to say something."""
+"""Seconds to wait for a program that took a connection to answer."""
+
+SILENCE = 2
+"""Seconds to wait for a program that opened a connection."""
 
 RETRY = 0.2
 """Seconds between two attempts to reach the chief."""
 
 
 class MeetingError(RunError):
-    """The workers did not all come, or would not train the same. All that came know."""
+    """The workers did not all come, or would not train the same. Those that came and can be reached know."""
 
 
 def meet(cluster: Cluster, greeting: Greeting, wait: float) -> list[Greeting]:
@@ -62,8 +66,10 @@ def meet(cluster: Cluster, greeting: Greeting, wait: float) -> list[Greeting]:
     with listener:
         if cluster.chief:
             return _gather(cluster, greeting, listener, deadline, wait)
-        _greet(cluster, {"worker": cluster.index, "greeting": greeting}, deadline, wait)
-        return _hear(cluster, listener, deadline, wait)
+        # A greeting that was not acknowledged in time is sent again, and must not pass for another worker's.
+        message = {"worker": cluster.index, "process": secrets.token_hex(8), "greeting": greeting}
+        _greet(cluster, message, deadline, wait)
+        return _hear(cluster, listener, wait)
 
 
 def compare(cluster: Cluster, greetings: list[Greeting]) -> None:
@@ -75,7 +81,7 @@ def compare(cluster: Cluster, greetings: list[Greeting]) -> None:
     chief = greetings[0]
     for index, greeting in enumerate(greetings):
         if "error" in greeting:
-            raise MeetingError(f"{cluster.name(index)} cannot begin: {greeting['error']}")
+            raise _cannot_begin(cluster, index, greeting)
         differing = [
             f"{name} is {chief[name]!r} at worker 0, {value!r} at worker {index}"
             for name, value in greeting.items()
@@ -108,23 +114,7 @@ def _gather(
     """As the chief, wait for all greetings and send them to all; or tell all why there is nothing to do."""
     greetings = {0: greeting}
     try:
-        while missing := [index for index in range(len(cluster.workers)) if index not in greetings]:
-            message = _receive(listener, deadline)
-            if message is None:
-                names = ", ".join(cluster.name(index) for index in missing)
-                raise MeetingError(
-                    f"{names} did not come within {wait:g} s; start every worker, within --wait"
-                )
-            index = message.get("worker")
-            if not isinstance(index, int) or index not in range(1, len(cluster.workers)):
-                continue  # not one of ours
-            if "error" in message:
-                raise MeetingError(str(message["error"]))
-            if index in greetings:
-                raise MeetingError(
-                    f"{cluster.name(index)} came twice; every process needs its own index in TF_CONFIG"
-                )
-            greetings[index] = dict(message.get("greeting") or {})
+        _collect(cluster, greetings, listener, deadline, wait)
         everyone = [greetings[index] for index in range(len(cluster.workers))]
         for index in range(1, len(cluster.workers)):
             try:
@@ -133,13 +123,43 @@ def _gather(
                 raise MeetingError(
                     f"{cluster.name(index)} came, but cannot be reached: {_reason(problem)}"
                 ) from problem
-    except MeetingError as problem:
-        for index in greetings:
-            if index:
-                with contextlib.suppress(OSError, ValueError):
-                    _send(cluster.workers[index], {"error": str(problem)}, 1)
+    except (MeetingError, KeyboardInterrupt) as problem:
+        why = str(problem) or f"{cluster.name(0)} was stopped by Ctrl-C"
+        for index in set(greetings) - {0}:
+            with contextlib.suppress(OSError, ValueError):
+                _send(cluster.workers[index], {"error": why}, 1)
         raise
     return everyone
+
+
+def _collect(
+    cluster: Cluster, greetings: dict[int, Greeting], listener: socket.socket, deadline: float, wait: float
+) -> None:
+    """Add the greetings of all workers to the chief's."""
+    processes: dict[int, Any] = {}
+    while missing := [index for index in range(len(cluster.workers)) if index not in greetings]:
+        message = _receive(listener, deadline)
+        if message is None and "error" in greetings[0]:
+            raise _cannot_begin(cluster, 0, greetings[0])
+        if message is None:
+            names = ", ".join(cluster.name(index) for index in missing)
+            raise MeetingError(f"{names} did not come within {wait:g} s; start every worker, within --wait")
+        index, process = message.get("worker"), message.get("process")
+        if not isinstance(index, int) or index not in range(1, len(cluster.workers)):
+            continue  # not one of ours
+        if "error" in message:
+            raise MeetingError(str(message["error"]))
+        if processes.setdefault(index, process) != process:
+            raise MeetingError(
+                f"{cluster.name(index)} came twice; every process needs its own index in TF_CONFIG"
+            )
+        greetings[index] = dict(message.get("greeting") or {})
+        if "error" in greetings[index]:
+            raise _cannot_begin(cluster, index, greetings[index])
+
+
+def _cannot_begin(cluster: Cluster, index: int, greeting: Greeting) -> MeetingError:
+    return MeetingError(f"{cluster.name(index)} cannot begin: {greeting['error']}")
 
 
 def _greet(cluster: Cluster, message: Greeting, deadline: float, wait: float) -> None:
@@ -158,10 +178,11 @@ def _greet(cluster: Cluster, message: Greeting, deadline: float, wait: float) ->
             return
 
 
-def _hear(cluster: Cluster, listener: socket.socket, deadline: float, wait: float) -> list[Greeting]:
+def _hear(cluster: Cluster, listener: socket.socket, wait: float) -> list[Greeting]:
     """Wait for what the chief sends to all."""
-    # The chief may give up a little later than we would, and it knows better whom it misses.
-    while (message := _receive(listener, deadline + PATIENCE)) is not None:
+    # The chief, which may have come later than we, knows better whom it misses.
+    deadline = time.monotonic() + wait + PATIENCE
+    while (message := _receive(listener, deadline)) is not None:
         if "error" in message:
             raise MeetingError(str(message["error"]))
         greetings = message.get("greetings")
@@ -194,7 +215,7 @@ def _receive(listener: socket.socket, deadline: float) -> Greeting | None:
         except TimeoutError:
             break
         with connection:
-            connection.settimeout(PATIENCE)
+            connection.settimeout(SILENCE)
             try:
                 line = connection.makefile("rb").readline(LONGEST)
                 message = json.loads(line)

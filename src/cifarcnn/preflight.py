@@ -58,13 +58,20 @@ def check(runs: Mapping[str, Settings], data: str | Path | None, on_event: OnEve
     # Dividing copies images; that there are enough can be told from the labels alone.
     labels = dataclasses.replace(images, images=images.images[:, :0])
     hardware = backend.hardware()
+    if len(counts := {wanted.devices or 1 for wanted in runs.values()}) > 1:
+        raise UsageError(
+            f"devices is {' and '.join(map(str, sorted(counts)))} in runs of one process, which can divide"
+            " itself once; expected the same for all, or a process for each with --task"
+        )
     seen = set()
     for name, wanted in runs.items():
-        limits = (wanted.val_size, wanted.train_size, wanted.batch_size, wanted.device, wanted.precision)
+        computing = (wanted.device, wanted.precision, wanted.devices)
+        limits = (wanted.val_size, wanted.train_size, wanted.batch_size, *computing)
         if limits not in seen:
             seen.add(limits)
             try:
                 divide(labels, wanted)
-                devices.choose(hardware, wanted.device, wanted.precision)
+                devices.choose(hardware, *computing)
+                check_shares(wanted, wanted.devices or 1)
             except UsageError as problem:
                 raise UsageError(f"{name}: {problem}") from None

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from cifarcnn import backend, cluster, devices, expectations, meeting, preflight, sources
 from cifarcnn.cifar10 import Images
-from cifarcnn.cluster import WAIT_SECONDS, Cluster
-from cifarcnn.config import FIELDS, Settings
+from cifarcnn.cluster import LONGEST_WAIT, WAIT_SECONDS, Cluster
+from cifarcnn.config import FIELDS, Settings, resolve
 from cifarcnn.errors import CifarCNNError, RunError, UsageError
 from cifarcnn.events import EpochDone, Event, Note, OnEvent, StepsDone
 from cifarcnn.meeting import Greeting
@@ -24,6 +24,10 @@ from cifarcnn.run import Checkpoint, RunDirectory
 
 if TYPE_CHECKING:
     from cifarcnn.assembly import Task
+
+
+KIND = "computing on"
+"""What a worker calls its kind of device when it meets the others; they must be of one kind."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +59,14 @@ def company(*, alone: bool, wait: float, scale_batch: bool) -> Company:
     Raises:
         UsageError: the environment makes no sense, or the backend trains alone.
     """
-    if not wait > 0:
-        raise UsageError(f"wait is {wait:g}; expected a number of seconds above 0")
-    found = None if alone else cluster.from_environment(os.environ)
-    if found is not None:
+    if not 0 < wait <= LONGEST_WAIT:
+        raise UsageError(f"wait is {wait:g}; expected seconds, above 0 and at most {LONGEST_WAIT}, a week")
+    if not alone and cluster.expected(os.environ):
         # When a worker is lost, TensorFlow tells it in many lines; ours is one.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if found is not None and (name := backend.load()) != "tensorflow":
-        raise UsageError(
-            f"several machines train together on TensorFlow only, but the backend is {name}; unset"
-            " KERAS_BACKEND, or give --alone"
-        )
+    found = None if alone else cluster.from_environment(os.environ)
+    if found is not None:
+        backend.need_tensorflow("several machines train together")
     return Company(found, wait, scale_batch)
 
 
@@ -137,14 +138,11 @@ def settle(found: Found, settings: Settings, company: Company, on_event: OnEvent
         RunError: another worker does not come, or would not train the same.
     """
     settings, choice = _choose(found, settings, company, on_event)
+    divided = preflight.divide(found.images, settings)
     if company.cluster is not None:
-        meet(
-            company.cluster,
-            {**_terms(found, resumed=resumed), **dataclasses.asdict(settings)},
-            company,
-            on_event,
-        )
-    return _task(found, settings, choice, company, on_event)
+        terms = {**_terms(found, resumed=resumed), KIND: _kind(choice.device)}
+        meet(company.cluster, {**terms, **dataclasses.asdict(settings)}, company, on_event)
+    return _task(found, settings, choice, divided, company, on_event)
 
 
 def follow(found: Found, cluster: Cluster, company: Company, on_event: OnEvent) -> "Task | Greeting":
@@ -157,8 +155,10 @@ def follow(found: Found, cluster: Cluster, company: Company, on_event: OnEvent) 
     if "result" in chief:
         return dict(chief["result"])
     settings = Settings(**{name: chief[name] for name in FIELDS})
-    settings, choice = _choose(found, dataclasses.replace(settings, device="auto"), company, on_event)
-    return _task(found, settings, choice, company, on_event)
+    settings = dataclasses.replace(settings, device=chief[KIND])
+    settings, choice = _choose(found, settings, company, on_event)
+    divided = preflight.divide(found.images, settings)
+    return _task(found, settings, choice, divided, company, on_event)
 
 
 def meet(cluster: Cluster, greeting: Greeting, company: Company, on_event: OnEvent) -> Greeting:
@@ -171,6 +171,10 @@ def meet(cluster: Cluster, greeting: Greeting, company: Company, on_event: OnEve
     greetings = meeting.meet(cluster, greeting, company.wait)
     meeting.compare(cluster, greetings)
     return greetings[0]
+
+
+def _kind(device: str) -> str:
+    return device.partition(":")[0]
 
 
 def _terms(found: Found, *, resumed: bool) -> Greeting:
@@ -191,15 +195,16 @@ def _choose(
         )
     if company.scale_batch:
         factor = workers * choice.count
-        settings = dataclasses.replace(
-            settings,
-            batch_size=settings.batch_size * factor,
-            learning_rate=settings.learning_rate * factor,
-        )
+        scaled = {
+            "batch_size": settings.batch_size * factor,
+            "learning_rate": settings.learning_rate * factor,
+        }
+        settings = resolve({**dataclasses.asdict(settings), **scaled})
     elif settings.devices is None:
         while settings.batch_size % (workers * choice.count) and choice.count > 1:
             fewer = choice.count - 1
             choice = devices.choose(found.hardware, settings.device, settings.precision, fewer)
+            on_event(Note(f"{fewer + 1} devices cannot share batches of {settings.batch_size} equally"))
     if choice.warning:
         on_event(Note(f"warning: {choice.warning}"))
     on_event(Note(f"{choice.device}: {choice.reason}"))
@@ -211,9 +216,13 @@ def _choose(
 
 
 def _task(
-    found: Found, settings: Settings, choice: devices.Choice, company: Company, on_event: OnEvent
+    found: Found,
+    settings: Settings,
+    choice: devices.Choice,
+    divided: tuple[Images, Images | None],
+    company: Company,
+    on_event: OnEvent,
 ) -> "Task":
-    train, validation = preflight.divide(found.images, settings)
     if expected := expectations.of(settings):
         on_event(Note(expected.sentence()))
     if settings.deterministic:
@@ -221,7 +230,7 @@ def _task(
     from cifarcnn.assembly import Task
 
     cpus = found.hardware.cpus
-    return Task(settings, choice, cpus, train, validation, found.facts, found.data, company.cluster)
+    return Task(settings, choice, cpus, *divided, found.facts, found.data, company.cluster)
 
 
 def _make_deterministic(choice: devices.Choice, on_event: OnEvent) -> None:

@@ -287,7 +287,7 @@ def _train_one(
     """Train, resume or take as finished one run. ``moved`` is where its data are now, if the user said so."""
     directory = RunDirectory(path)
     if directory.resumable():
-        return training.resume(path, data=moved, on_event=on_event)
+        return training.resume(path, data=moved, alone=True, on_event=on_event)
 
     def make_directory() -> RunDirectory:
         with run.saving(path.parent):

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -44,6 +45,9 @@ class Replicas:
     def hold(self, images: Images, margin: int) -> None:
         """Put the training images on every device of this process, with a border of ``margin`` pixels."""
         pixels = stored(images.images, margin)
+        if "GPU" in self.devices[0]:
+            # TensorFlow gathers no bytes on a GPU without compiling; float16 holds 0-255 exactly.
+            pixels = pixels.astype(np.float16)
         self.size, self.margin = images.images.shape[1], margin
         self.store = self._on_each(lambda _replica: pixels)
 
@@ -72,7 +76,9 @@ class Replicas:
         share = batch_size // self.count
         batches = len(picks) // batch_size
         # (batch, replica, image, ...)
-        divided = [array.reshape(batches, self.count, share, -1) for array in (picks, targets)]
+        divided = [
+            array.reshape(batches, self.count, share, -1) for array in (picks.astype(np.int64), targets)
+        ]
         done = 0
         while done < batches and not twin.stop_training:
             steps = min(self.steps_per_call, batches - done)
@@ -93,7 +99,7 @@ class Replicas:
         def steps(store: Any, picks: Any, targets: Any, wishes: Any) -> Any:
             totals = tf.zeros(2)
             for number in range(picks.shape[0]):
-                crops = gather(store, picks[number], self.size, self.margin)
+                crops = tf.cast(gather(store, picks[number], self.size, self.margin), tf.uint8)
                 totals += self._step(twin, crops, targets[number])
             return tf.concat([totals, wishes], 0)
 
@@ -114,6 +120,8 @@ class Replicas:
             loss = twin.compute_loss(x=crops, y=targets, y_pred=logits, training=True)
             scaled = twin.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, [variable.value for variable in variables])
+        if isinstance(twin.optimizer, keras.optimizers.LossScaleOptimizer):
+            gradients = _finite_everywhere(gradients)
         twin.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         right = tf.equal(tf.argmax(logits, 1), tf.argmax(targets, 1))
         return tf.stack([tf.cast(loss, tf.float32), tf.reduce_sum(tf.cast(right, tf.float32))])
@@ -122,18 +130,18 @@ class Replicas:
         """Return the chief's content on every worker. What the others give does not matter."""
         if self.cluster is None:
             return content
-        size = int(self._from_chief(np.array([len(content)], np.int32))[0])
-        # Four bytes a number: adding the others' zeros leaves it as it is.
-        numbers = np.zeros((size + 3) // 4, np.int32)
+        size = int(self._from_chief(np.array([len(content)], np.int64))[0])
+        # Eight bytes a number: adding the others' zeros leaves it as it is.
+        numbers = np.zeros((size + 7) // 8, np.int64)
         if self.chief:
-            numbers[:] = np.frombuffer(content.ljust(4 * len(numbers), b"\0"), np.int32)
+            numbers[:] = np.frombuffer(content.ljust(8 * len(numbers), b"\0"), np.int64)
         return self._from_chief(numbers).tobytes()[:size]
 
     def agree(self, received: int | None) -> int | None:
         """Return the signal that this or another worker received."""
         if self.cluster is None:
             return received
-        counts = self._sum(np.array([received == number for number in SIGNALS], np.int32))
+        counts = self._sum(np.array([received == number for number in SIGNALS], np.int64))
         return next((number for number, count in zip(SIGNALS, counts, strict=True) if count), None)
 
     def check_equal(self, twin: Twin) -> None:
@@ -142,14 +150,14 @@ class Replicas:
         Raises:
             RunError: they differ.
         """
-        digests = np.zeros((self.count, 8), np.int32)
+        digests = np.zeros((self.count, 4), np.int64)
         for number in range(len(self.devices)):
             digest = hashlib.sha256()
             for variable in twin.variables:
                 digest.update(
                     self.strategy.experimental_local_results(variable.value)[number].numpy().tobytes()
                 )
-            digests[self.first + number] = np.frombuffer(digest.digest(), np.int32)
+            digests[self.first + number] = np.frombuffer(digest.digest(), np.int64)
         everyone = self._sum(digests)
         if (everyone != everyone[0]).any():
             raise RunError(
@@ -157,14 +165,14 @@ class Replicas:
                 " checkpoint with --resume, and if it happens again, train with --devices 1"
             )
 
-    def _from_chief(self, array: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    def _from_chief(self, array: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return self._sum(array if self.chief else np.zeros_like(array))
 
-    def _sum(self, array: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    def _sum(self, array: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Add up one array of each worker."""
         nothing = np.zeros_like(array)
         values = self._on_each(lambda replica: array if replica == self.first else nothing)
-        total: npt.NDArray[np.int32] = self._add(values).numpy()
+        total: npt.NDArray[np.int64] = self._add(values).numpy()
         return total
 
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
@@ -184,3 +192,15 @@ class Replicas:
                 return tf.identity(value(number))
 
         return self.strategy.experimental_distribute_values_from_function(place)
+
+
+def _finite_everywhere(gradients: list[Any]) -> list[Any]:
+    """Make the gradients of all devices NaN if those of one are not finite.
+
+    Keras's loss scaling looks at one device before the gradients are added up, and skips the step or not.
+    """
+    replica = tf.distribute.get_replica_context()
+    broken = tf.add_n([tf.reduce_sum(tf.cast(~tf.math.is_finite(part), tf.float32)) for part in gradients])
+    broken = replica.all_reduce(tf.distribute.ReduceOp.SUM, broken)
+    spoiling = tf.where(broken > 0, float("nan"), 0.0)
+    return [part + tf.cast(spoiling, part.dtype) for part in gradients]

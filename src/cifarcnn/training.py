@@ -212,7 +212,8 @@ def _finished(
     directory.draw_curves(progress.rows)
     result = _result(directory, settings, progress)
     if company.cluster is not None:
-        preparation.meet(company.cluster, {"result": result.as_document()}, company, on_event)
+        greeting = {"resume": True, "result": result.as_document()}
+        preparation.meet(company.cluster, greeting, company, on_event)
     return result
 
 
@@ -271,6 +272,8 @@ def _resumed_settings(checkpoint: Checkpoint, said: "Mapping[str, config.Value]"
     if isinstance(epochs, int) and epochs < begun:
         raise UsageError(f"epochs is {epochs}, but {begun} are begun or completed; expected at least as many")
     changed = {name: said[name] for name in ("epochs", "devices") if said.get(name) is not None}
+    if "devices" in changed and before.device.startswith("gpu"):
+        changed["device"] = "gpu"
     return config.resolve({**dataclasses.asdict(before), **changed})
 
 

@@ -51,16 +51,16 @@ def gather(store: Any, picks: Any, size: int, margin: int) -> Any:
 
     Args:
         store: what ``stored`` returns, on the device.
-        picks: int32, (batch, 4): image, top, left (of the crop in the padded image), 1 to flip else 0.
+        picks: int32 or int64, (batch, 4): image, top and left of the crop in it when padded, 1 to flip.
         size: the side of an image.
         margin: the border with which the images are stored.
 
     Returns:
-        uint8, (batch, size, size, 3).
+        In the store's dtype, (batch, size, size, 3).
     """
     stride = size + 2 * margin
     image, top, left, flip = (picks[:, column] for column in range(4))
-    line = ops.arange(size, dtype="int32")
+    line = ops.arange(size, dtype=keras.backend.standardize_dtype(picks.dtype))
     rows = top[:, None] + line
     columns = left[:, None] + ops.where(flip[:, None] == 1, size - 1 - line, line)
     positions = (image[:, None, None] * stride + rows[:, :, None]) * stride + columns[:, None, :]
