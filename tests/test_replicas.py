@@ -1,6 +1,8 @@
 """Several devices of one machine train to what one trains to; what cannot be is refused in one line."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,16 +31,45 @@ def test_two_devices_train_to_the_weights_of_one(
     assert distance(one, run_of(tmp_path / "other")) > 100 * TOLERANCES[arch]
 
 
-def test_float16_goes_on_when_the_gradients_of_one_device_overflow(
+def test_float16_with_loss_scaling_trains_to_the_weights_of_one_device(
     cifarcnn: Run, tmp_path: Path, data_directory: Path
 ) -> None:
-    """With its loss scale of 32,768 the first steps overflow on some devices; all skip the same steps."""
+    """The scale is the same on all devices."""
     arguments = ("--arch", "plain6-small", *SMALL, "--precision", "mixed_float16", "--learning-rate", 0.05)
     for devices in (1, 2):
         done = cifarcnn("train", *arguments, "--devices", devices, "--out", str(devices),
                         env={"CIFARCNN_DATA": str(data_directory)})  # fmt: skip
         assert done.returncode == 0, done.stderr
-    assert distance(run_of(tmp_path / "1"), run_of(tmp_path / "2")) < 0.05
+    assert distance(run_of(tmp_path / "1"), run_of(tmp_path / "2")) < 0.01
+
+
+OVERFLOW = """
+import numpy as np, tensorflow as tf
+from cifarcnn.replicas import _finite_everywhere
+parts = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+@tf.function
+def gradients(overflowing):
+    def one():
+        number = tf.distribute.get_replica_context().replica_id_in_sync_group
+        gradient = tf.where(number == overflowing, [1.0, np.inf], [1.0, 2.0])
+        return _finite_everywhere([gradient, tf.ones(3)])
+    return strategy.run(one)
+
+for overflowing in (0, 1, 2):
+    for part in gradients(overflowing):
+        print(*(np.isfinite(value).all() for value in strategy.experimental_local_results(part)))
+"""
+
+
+def test_an_overflow_on_one_device_is_one_on_all(tmp_path: Path) -> None:
+    """Keras looks at one device alone before it skips a step; here the first, the second, or none overflows."""
+    script = tmp_path / "overflow.py"
+    script.write_text(OVERFLOW)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=300)
+    assert done.stdout.splitlines() == ["False False"] * 4 + ["True True"] * 2
 
 
 @pytest.mark.slow
