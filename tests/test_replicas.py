@@ -60,12 +60,13 @@ def gradients(overflowing):
 
 for overflowing in (0, 1, 2):
     for part in gradients(overflowing):
-        print(*(np.isfinite(value).all() for value in strategy.experimental_local_results(part)))
+        values = strategy.experimental_local_results(part)
+        print(*(np.isfinite(value).all() for value in values))
 """
 
 
 def test_an_overflow_on_one_device_is_one_on_all(tmp_path: Path) -> None:
-    """Keras looks at one device alone before it skips a step; here the first, the second, or none overflows."""
+    """Keras looks at one device before it skips a step; here the first, the second, or none overflows."""
     script = tmp_path / "overflow.py"
     script.write_text(OVERFLOW)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=300)
