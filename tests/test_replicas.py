@@ -73,6 +73,35 @@ def test_an_overflow_on_one_device_is_one_on_all(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == ["False False"] * 4 + ["True True"] * 2
 
 
+DRIFT = """
+import types
+import keras, tensorflow as tf
+from cifarcnn.errors import RunError
+from cifarcnn.replicas import Replicas
+parts = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    weights = keras.Variable([1.0, 2.0])
+twin = types.SimpleNamespace(variables=[weights])
+replicas = Replicas(strategy, None, 1)
+replicas.check_equal(twin)
+strategy.experimental_local_results(weights.value)[1].assign([1.0, 2.0000002])
+try:
+    replicas.check_equal(twin)
+except RunError as problem:
+    print(problem)
+"""
+
+
+def test_replicas_that_drift_apart_end_the_training(tmp_path: Path) -> None:
+    """By the last bit of one weight."""
+    script = tmp_path / "drift.py"
+    script.write_text(DRIFT)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=300)
+    assert "the devices' weights are no longer equal" in done.stdout
+
+
 @pytest.mark.slow
 def test_four_devices_train_to_the_weights_of_one(
     cifarcnn: Run, tmp_path: Path, data_directory: Path
