@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from cifarcnn.cifar10 import CLASSES
 from clusters import SMALL, TOLERANCES, cluster, distance, finish, run_of
 from conftest import Run
 from ports import free_ports
@@ -126,6 +129,25 @@ def test_workers_that_differ_train_nothing(
     for worker in workers:
         assert len(worker.errors) == 1
         assert worker.stderr.splitlines()[-1] == worker.errors[0]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_workers_with_other_images_train_nothing(tmp_path: Path, data_directory: Path) -> None:
+    """The images' checksum is part of what they compare."""
+    generator = np.random.default_rng(0)
+    for name in CLASSES:
+        folder = tmp_path / "pictures" / name
+        folder.mkdir(parents=True)
+        for number in range(80):
+            pixels = generator.integers(0, 256, (32, 32, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    others = [*SMALL, "--data", tmp_path / "pictures"]
+    with cluster(2, tmp_path, data_directory, [*SMALL, "--wait", 60], [*others, "--wait", 60]) as workers:
+        finish(workers)
+    for worker in workers:
+        assert worker.code == 1, worker
+        (line,) = worker.errors
+        assert "training_images_sha256 is" in line
     assert not (tmp_path / "runs").exists()
 
 
