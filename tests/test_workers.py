@@ -1,6 +1,7 @@
 """Several processes train in step; what goes wrong in one is said on all, and nothing is lost."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -35,6 +36,7 @@ def test_two_processes_train_as_two_devices_of_one(
     assert "epoch 1/1" in chief.stderr
     assert "epoch 1/1" not in other.stderr
     assert str(together.name) in other.stdout
+    assert re.search(rf"run directory: cluster/{together.name}, at worker 0 \(127.0.0.1:\d+\)", other.stderr)
 
 
 @pytest.mark.slow

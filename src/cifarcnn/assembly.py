@@ -66,14 +66,14 @@ def build(task: Task, rates: npt.NDArray[np.float32]) -> twin.Pair:
             any_side=row.any_side,
             crops_given=several is not None,
         )
-        stepping = optimizer.make(settings, rates)
+        update_rule = optimizer.make(settings, rates)
         # Keras makes these variables at the first step; a checkpoint must find them before.
-        stepping.build(pair.twin.trainable_variables)
+        update_rule.build(pair.twin.trainable_variables)
     if several:
         several.hold(task.train, settings.shift)
     # The metrics are no part of a replica: what all devices found is added to them.
     pair.twin.compile(
-        optimizer=stepping,
+        optimizer=update_rule,
         loss=keras.losses.CategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=False if several else task.choice.jit_compile,

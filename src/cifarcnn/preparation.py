@@ -235,8 +235,6 @@ def _task(
 
 def _make_deterministic(choice: devices.Choice, on_event: OnEvent) -> None:
     """Fix the order of a GPU's sums; say what it costs and what is not promised."""
-    from cifarcnn import backend
-
     if choice.device == "cpu":
         on_event(Note("deterministic: no change, on a CPU the same seed gives the same result anyway"))
         return

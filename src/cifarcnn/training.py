@@ -233,6 +233,8 @@ def _follow(data: str | Path | None, cluster: Cluster, company: Company, on_even
 def _train_with_chief(training: "Training") -> TrainingResult:
     """Train as a worker that is not the chief, in whose directory everything is written."""
     training.run(None)
+    if (cluster := training.task.cluster) is not None:
+        training.on_event(Note(f"run directory: {training.directory.path}, at {cluster.name(0)}"))
     return _result(training.directory, training.task.settings, training.progress)
 
 
