@@ -13,7 +13,6 @@ import pytest
 from cifarcnn.cli import cli
 from conftest import Run
 
-README = Path(__file__).parents[1] / "README.md"
 HEAVY = ("tensorflow", "keras", "jax", "matplotlib")
 
 
@@ -51,30 +50,6 @@ def said_without_heavy_modules(*words: str) -> str:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("loaded: []\n")
     return done.stdout
-
-
-@pytest.mark.parametrize("words", commands(cli)[1:], ids=" ".join)
-def test_every_command_is_in_the_readme(words: tuple[str, ...]) -> None:
-    """A command that the README does not show does not exist for its readers."""
-    assert f"cifarcnn {' '.join(words)}" in README.read_text()
-
-
-def test_every_option_of_the_readme_exists() -> None:
-    """The README shows no option that a command does not have."""
-    known = {"--help", "--version"}
-    for words in commands(cli):
-        command: click.Command = cli
-        for word in words:
-            assert isinstance(command, click.Group)
-            command = command.commands[word]
-        known |= {option for parameter in command.params for option in parameter.opts}
-    shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", "\n".join(cifarcnn_lines())))
-    assert shown <= known
-
-
-def cifarcnn_lines() -> list[str]:
-    """The README's lines that run the command."""
-    return [line for line in README.read_text().splitlines() if re.match(r"^(\$ )?cifarcnn ", line)]
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
