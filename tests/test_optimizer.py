@@ -71,3 +71,23 @@ def test_other_variables_move_by_adam(shape: tuple[int, ...], share: float) -> N
     gradient = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     expected = -0.1 * optimizer.Muon.REST * share * np.sign(gradient)
     assert np.allclose(step(variable, gradient), expected, rtol=1e-4)
+
+
+def test_hidden_dense_kernels_move_by_muon_and_the_last_by_adam() -> None:
+    """Of two dense kernels and a bias between, only the first makes an orthogonal step."""
+    random = np.random.default_rng(0)
+    shapes = ((30, 20), (20,), (20, 10))
+    weights = [keras.Variable(random.normal(size=shape).astype(np.float32)) for shape in shapes]
+    before = [np.asarray(variable) for variable in weights]
+    gradients = [random.normal(size=shape).astype(np.float32) for shape in shapes]
+    muon = optimizer.Muon(0.6, learning_rate=0.1)
+    muon.build(weights)
+    muon.apply([keras.ops.convert_to_tensor(gradient) for gradient in gradients], weights)
+    hidden, bias, last = (np.asarray(variable) for variable in weights)
+    scaled = before[0] * np.sqrt(20) / np.linalg.norm(before[0])
+    values = np.linalg.svd((scaled - hidden) / 0.1, compute_uv=False)
+    assert values.max() < 1.4
+    assert np.median(values) > 0.5
+    rest = 0.1 * optimizer.Muon.REST
+    assert np.allclose(bias - before[1], -rest * np.sign(gradients[1]), atol=1e-6)
+    assert np.allclose(last - before[2], -rest * 16 / 20 * np.sign(gradients[2]), atol=1e-6)

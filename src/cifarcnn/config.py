@@ -55,7 +55,7 @@ class Settings:
     batch_size: int = _setting(128, "Images per step.", least=1, most=50_000)
     optimizer: str = _setting(
         "nesterov",
-        "Optimizer; nesterov: sgd with Nesterov's momentum; muon: convolutions, with adam for the rest.",
+        "Optimizer; nesterov: sgd with Nesterov's momentum; muon: kernels, with adam for the rest.",
         choices=("nesterov", "sgd", "rmsprop", "adam", "muon"),
     )
     learning_rate: float = _setting(0.1, "Learning rate; the peak, where it varies.", above=0, most=1000)

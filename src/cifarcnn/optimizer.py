@@ -23,12 +23,13 @@ class RateTable(keras.optimizers.schedules.LearningRateSchedule):  # type: ignor
 
 
 class Muon(keras.optimizers.Adam):  # type: ignore[misc]
-    """Muon for convolution kernels, Adam for everything else.
+    """Muon for the kernels of convolutions and hidden dense layers, Adam for everything else.
 
     The step of a kernel is its Nesterov momentum made orthogonal: all its singular values become about one.
     After Keller Jordan (2024, https://kellerjordan.github.io/posts/muon/), with the kernel as a matrix from
     all its inputs to its outputs, and held at the norm of an orthogonal matrix of as many outputs, as in
-    airbench94. (Keras's own Muon leaves convolution kernels to Adam.)
+    airbench94. (Keras's own Muon leaves convolution kernels to Adam.) The last dense kernel, which gives the
+    answer, is Adam's.
 
     Args:
         momentum: of the kernels' steps.
@@ -36,8 +37,8 @@ class Muon(keras.optimizers.Adam):  # type: ignore[misc]
     """
 
     REST = 1 / 8
-    """The share of the learning rate with which Adam goes. A dense kernel's is that much again smaller as its
-    inputs are more than 16, as its initial weights are."""
+    """The share of the learning rate with which Adam goes. The last kernel's is that much again smaller as
+    its inputs are more than 16, as its initial weights are."""
 
     STEPS = 3
     """Of Newton and Schulz's iteration; more make the singular values more equal, and no better network."""
@@ -48,14 +49,23 @@ class Muon(keras.optimizers.Adam):  # type: ignore[misc]
         super().__init__(beta_2=0.95, epsilon=1e-12, **options)
         self.momentum = momentum
 
+    def build(self, variables: list[Any]) -> None:
+        """Make the state, and note which kernels are Muon's."""
+        super().build(variables)
+        dense = [number for number, variable in enumerate(variables) if len(variable.shape) == 2]
+        self.last = dense[-1] if dense else None
+        filters = [number for number, variable in enumerate(variables) if len(variable.shape) == 4]
+        self.muons = frozenset([*filters, *dense[:-1]])
+
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Change one variable by its gradient."""
-        if len(variable.shape) != 4:
-            dense = 16 / variable.shape[0] if len(variable.shape) == 2 else 1
-            super().update_step(gradient, variable, learning_rate * (self.REST * dense))
+        number = self._get_variable_index(variable)
+        if number not in self.muons:
+            share = 16 / variable.shape[0] if number == self.last else 1
+            super().update_step(gradient, variable, learning_rate * (self.REST * share))
             return
         rate = ops.cast(learning_rate, variable.dtype)
-        velocity = self._momentums[self._get_variable_index(variable)]
+        velocity = self._momentums[number]
         self.assign(velocity, velocity * self.momentum + gradient)
         step = ops.reshape(gradient + velocity * self.momentum, (-1, variable.shape[-1]))
         step = ops.reshape(self._orthogonal(step), variable.shape)
