@@ -10,6 +10,7 @@ from PIL import Image
 
 from cifarcnn import cifar10, config, metrics, presentation
 from cifarcnn.errors import CifarCNNError, RunError
+from cifarcnn.run import RunDirectory
 from cifarcnn.tensorboard_log import TensorBoardLog
 from models import save_tiny
 
@@ -38,9 +39,9 @@ def run(tmp_path: Path) -> Path:
 
 def test_pictures_of_a_training_are_redrawn_whole(tmp_path: Path) -> None:
     """Curves always; the confusion matrix where there are validation images; nothing else is left behind."""
-    assert list(presentation.redraw(tmp_path, ROWS, None, None)) == ["curves"]
+    assert list(presentation.redraw(RunDirectory(tmp_path), ROWS, None, None)) == ["curves"]
     before = (tmp_path / "curves.png").read_bytes()
-    written = presentation.redraw(tmp_path, ROWS[:1], np.eye(10)[LABELS], LABELS)
+    written = presentation.redraw(RunDirectory(tmp_path), ROWS[:1], np.eye(10)[LABELS], LABELS)
     assert written == {"curves": tmp_path / "curves.png", "confusion": tmp_path / "confusion.png"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["confusion.png", "curves.png"]
     assert (tmp_path / "curves.png").read_bytes() != before
@@ -53,7 +54,7 @@ def test_tensorboard_reads_the_pictures_back(tmp_path: Path) -> None:
     """An event holds the very bytes of the file, its size, its name and the epoch."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    written = presentation.redraw(tmp_path, ROWS, None, None)
+    written = presentation.redraw(RunDirectory(tmp_path), ROWS, None, None)
     log = TensorBoardLog(tmp_path / "tensorboard", ROWS[:1])
     png = written["curves"].read_bytes()
     log.add_image("curves", png, 1)
@@ -68,7 +69,7 @@ def test_tensorboard_reads_the_pictures_back(tmp_path: Path) -> None:
 
 def test_the_page_of_a_run_tells_its_training(run: Path) -> None:
     """Settings, environment, curves and the commands stand there; no request is possible."""
-    path = presentation.write_run_report(run, None, "my data")
+    path = presentation.write_run_report(RunDirectory(run), None, "my data")
     assert path == run / "report.html"
     page = path.read_text("utf-8")
     command = "cifarcnn train --arch vgg3 --recipe fast --epochs 2 --learning-rate 0.25 --deterministic"
@@ -84,7 +85,7 @@ def test_the_page_of_a_run_shows_its_best_model_on_the_validation_images(run: Pa
     """The figures are those of the model's calibrated answers."""
     save_tiny(run / "best.keras", {"temperature": 3.0})
     images = cifar10.Images(IMAGES, LABELS)
-    page = presentation.write_run_report(run, images).read_text("utf-8")
+    page = presentation.write_run_report(RunDirectory(run), images).read_text("utf-8")
     from cifarcnn import modelfile
 
     raw = modelfile.load(run / "best.keras").probabilities(IMAGES)
@@ -99,14 +100,14 @@ def test_damaged_files_of_a_run_are_named(run: Path, name: str) -> None:
     """Nonsense, or a missing file, is one line."""
     (run / name).write_text("epoch,loss\nnonsense,1\n")
     with pytest.raises(RunError, match="cannot be read"):
-        presentation.write_run_report(run, None)
+        presentation.write_run_report(RunDirectory(run), None)
     (run / name).unlink()
     with pytest.raises(RunError, match=r"settings\.json"):
-        presentation.write_run_report(run, None)
+        presentation.write_run_report(RunDirectory(run), None)
 
 
 def test_a_page_that_cannot_be_written_is_one_line(run: Path) -> None:
     """A directory stands where the page should."""
     (run / "report.html").mkdir()
     with pytest.raises(CifarCNNError, match="cannot write the report"):
-        presentation.write_run_report(run, None)
+        presentation.write_run_report(RunDirectory(run), None)

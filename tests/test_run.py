@@ -17,7 +17,8 @@ from cifarcnn import run
 from cifarcnn.config import Settings
 from cifarcnn.errors import RunError, UsageError
 from cifarcnn.events import Event, Note, ignore
-from cifarcnn.run import Checkpoint, Progress, RunDirectory
+from cifarcnn.progress import Progress
+from cifarcnn.run import Checkpoint, RunDirectory
 
 ROWS = [
     {"epoch": 1, "loss": 1.5, "accuracy": 0.1, "val_loss": 0.1 + 0.2, "val_accuracy": 0.25,
@@ -64,16 +65,6 @@ def test_more_than_ten_variables_keep_their_order(tmp_path: Path) -> None:
     variables = [np.array(number) for number in range(1200)]
     directory.save_checkpoint(dataclasses.replace(checkpoint(0), variables=variables))
     assert [int(value) for value in directory.load_checkpoint(ignore).variables] == list(range(1200))
-
-
-def test_tables_read_back_exactly(tmp_path: Path) -> None:
-    """A number in the table is the very number that was measured."""
-    directory = directory_with(tmp_path)
-    directory.write_tables(ROWS)
-    header, row = (directory.path / "metrics.csv").read_text().splitlines()
-    assert header == "epoch,loss,accuracy,val_loss,val_accuracy,learning_rate"
-    assert [float(cell) for cell in row.split(",")] == [1, 1.5, 0.1, 0.1 + 0.2, 0.25, 0.01]
-    assert (directory.path / "timing.csv").read_text() == "epoch,seconds,images_per_second\n1,2.0,100.0\n"
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -222,21 +213,3 @@ def test_what_a_killed_save_left_is_removed(tmp_path: Path) -> None:
 def test_resume_command_can_be_pasted_into_a_shell() -> None:
     """A path with a space is quoted."""
     assert run.resume_command(Path("my runs/one")) == "cifarcnn train --resume 'my runs/one'"
-
-
-@pytest.mark.parametrize(
-    ("epoch", "best", "changes", "finished"),
-    [
-        (11, 11, {}, False),
-        (12, 3, {}, True),
-        (5, 3, {"patience": 2}, True),
-        (4, 3, {"patience": 2}, False),
-        (5, 3, {"patience": 2, "val_size": 0}, False),
-    ],
-)
-def test_a_run_is_finished_by_its_epochs_or_its_patience(
-    epoch: int, best: int, changes: dict[str, int], finished: bool
-) -> None:
-    """Patience means nothing without validation images."""
-    progress = Progress(epoch=epoch, best_epoch=best)
-    assert progress.finished(Settings(epochs=12, **changes)) is finished  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Writing files so that they appear whole or not at all.
+"""Writing files so that they appear whole or not at all, and reading small ones that may be anything.
 
 A file is written beside its destination, flushed to the disk and renamed over it. A reader, or a process
 killed at any instant, sees the old file or the new one, never a part.
@@ -6,11 +6,31 @@ killed at any instant, sees the old file or the new one, never a part.
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from cifarcnn.errors import UsageError
+
+SMALL = 32 << 20
+"""Bytes of the largest text that is read; a table of a training takes a hundred for each epoch."""
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a small regular file, which need not be one.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is something else, larger than 32 MiB, or no text.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > SMALL:
+        raise ValueError(f"{path.name} is no small file")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as problem:
+        raise ValueError(f"{path.name} is no text: {problem.reason}") from problem
 
 
 def check_place(path: Path) -> None:

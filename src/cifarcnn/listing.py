@@ -4,24 +4,18 @@ Neither models nor checkpoints nor images are opened, and a directory that is da
 is a row with a reason.
 """
 
-import csv
-import io
 import json
-import math
 import os
-import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cifarcnn import config, locks, sweep
+from cifarcnn import config, files, locks, sweep
 from cifarcnn.config import Settings, Value
 from cifarcnn.errors import RunError, UsageError
-from cifarcnn.run import METRICS, TIMING, Progress, RunDirectory
-
-LARGEST = 32 << 20
-"""Bytes of the largest file that is read; an epoch takes a hundred."""
+from cifarcnn.progress import METRICS, TIMING, Progress, images_per_second, read_table
+from cifarcnn.run import RunDirectory
 
 FOREIGN = "no run: it holds no settings.json"
 
@@ -152,7 +146,8 @@ def _walk(directory: Path, prefix: str, depth: int) -> Iterator[Row]:
     except OSError as problem:
         yield Row(prefix.rstrip("/") or str(directory), directory, "damaged", _reason(problem))
         return
-    if not names.keys().isdisjoint(("settings.json", "metrics.csv", "checkpoint.npz", locks.NAME)):
+    run = RunDirectory(directory)
+    if not names.keys().isdisjoint((run.settings.name, run.metrics.name, run.checkpoint.name, locks.NAME)):
         yield read(directory, prefix.rstrip("/") or directory.name or str(directory))
         return
     planned: dict[str, Settings] = {}
@@ -190,49 +185,49 @@ def _holds_anything(path: Path) -> bool:
 
 def read(path: Path, name: str) -> Row:
     """Read one run directory, whatever is in it."""
+    run, progress = RunDirectory(path), Progress()
     try:
-        used = locks.in_use(path)
-        if used and not (path / "settings.json").exists():
+        used, resumable = locks.in_use(path), run.resumable()
+        if used and not run.settings.exists():
             return Row(name, path, "running", epochs_done=0)
-        resumable = RunDirectory(path).resumable()
-        if not used and not resumable and not (path / "settings.json").exists():
+        if not resumable and not run.settings.exists():
             return Row(name, path, "interrupted", "stopped before anything was saved", epochs_done=0)
-        settings = _settings(path / "settings.json")
-        rows = _table(path / "metrics.csv", METRICS)
-        times = _table(path / "timing.csv", TIMING)
-        figures = _figures(rows, times)
-    except (OSError, ValueError, RecursionError, csv.Error, UsageError) as problem:
+        settings = _settings(run.settings)
+        for row in read_table(run.metrics, METRICS):
+            progress.complete(row)
+        times = read_table(run.timing, TIMING)
+    except (OSError, ValueError, RecursionError, UsageError) as problem:
         return Row(name, path, "damaged", _reason(problem))
-    state, reason = "interrupted", ""
-    progress = Progress(epoch=figures["epochs_done"], best_epoch=figures["best_epoch"] or 0)
+    state, reason = "interrupted", None
     if progress.finished(settings):
         state = "finished"
-        if not (path / "best.keras").exists():
-            state, reason = "damaged", "best.keras is missing"
+        if not run.best.exists():
+            state, reason = "damaged", f"{run.best.name} is missing"
     elif used:
         state = "running"
-    elif (path / "failure.json").exists():
-        state, reason = "failed", _failure(path / "failure.json")
+    elif run.failure.exists():
+        state, reason = "failed", _failure(run.failure) or None
     elif not resumable:
-        state, reason = "damaged", "no checkpoint.npz to go on from"
-    return Row(name, path, state, reason or None, dict(vars(settings)), **figures)
-
-
-def _content(path: Path) -> str:
-    """Return the text of a small file."""
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST:
-        raise ValueError(f"{path.name} is no small file")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as problem:
-        raise ValueError(f"{path.name} is no text: {problem.reason}") from problem
+        state, reason = "damaged", f"no {run.checkpoint.name} to go on from"
+    return Row(
+        name,
+        path,
+        state,
+        reason,
+        settings=dict(vars(settings)),
+        epochs_done=progress.epoch,
+        best_epoch=progress.best_epoch or None,
+        val_accuracy=progress.best_accuracy,
+        val_loss=progress.best_loss,
+        seconds=round(sum(time["seconds"] for time in times), 3),
+        images_per_second=images_per_second(times),
+    )
 
 
 def _settings(path: Path) -> Settings:
     """Read ``settings.json``. Settings of a newer version, which this one does not know, are passed over."""
     try:
-        document = json.loads(_content(path))
+        document = json.loads(files.read_text(path))
     except json.JSONDecodeError as problem:
         raise ValueError(f"{path.name} is no JSON: {problem}") from problem
     if not isinstance(document, dict) or "arch" not in document:
@@ -243,51 +238,10 @@ def _settings(path: Path) -> Settings:
         raise ValueError(f"{path.name}: {problem}") from problem
 
 
-def _table(path: Path, columns: Sequence[str]) -> list[dict[str, float | None]]:
-    """Read ``metrics.csv`` or ``timing.csv``: a row for each epoch, from the first."""
-    reader = csv.DictReader(io.StringIO(_content(path)), strict=True)
-    rows = []
-    if list(reader.fieldnames or ()) != list(columns):
-        raise ValueError(f"{path.name} has not the columns {', '.join(columns)}")
-    for number, row in enumerate(reader, 1):
-        try:
-            # Without validation images their columns are empty.
-            rows.append(
-                {name: float(row[name]) if row[name] or name[:4] != "val_" else None for name in columns}
-            )
-            known = [value for value in rows[-1].values() if value is not None]
-            whole = len(row) == len(columns) and None not in row.values()
-            if not whole or rows[-1]["epoch"] != number or not all(map(math.isfinite, known)):
-                raise ValueError
-        except (TypeError, ValueError):
-            raise ValueError(f"{path.name} is damaged in row {number}") from None
-    return rows
-
-
-def _figures(rows: Sequence[Mapping[str, Any]], times: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sum the epochs up; one table may be a row ahead of the other."""
-    best: Mapping[str, Any] = {}
-    highest = None
-    for row in rows:
-        measured = row["val_accuracy"] is not None and row["val_loss"] is not None
-        score = (row["val_accuracy"], -row["val_loss"]) if measured else None
-        if score is None or highest is None or score > highest:
-            best, highest = row, score
-    speeds = [time["images_per_second"] for time in times if time["images_per_second"]]
-    return {
-        "epochs_done": len(rows),
-        "best_epoch": int(best["epoch"]) if best else None,
-        "val_accuracy": best.get("val_accuracy"),
-        "val_loss": best.get("val_loss"),
-        "seconds": round(sum(time["seconds"] or 0 for time in times), 3),
-        "images_per_second": round(sum(speeds) / len(speeds), 1) if speeds else None,
-    }
-
-
 def _failure(path: Path) -> str:
-    """Return why a run failed."""
+    """Return why a run failed, as far as it says."""
     try:
-        return " ".join(str(json.loads(_content(path))["error"]).split())
+        return " ".join(str(json.loads(files.read_text(path))["error"]).split())
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "for a reason that cannot be read"
 

@@ -34,7 +34,8 @@ from cifarcnn.cifar10 import CLASSES
 from cifarcnn.config import side_of_epoch
 from cifarcnn.errors import Interrupted, RunError
 from cifarcnn.events import EpochDone, OnEvent
-from cifarcnn.run import Checkpoint, Progress, RunDirectory
+from cifarcnn.progress import Progress
+from cifarcnn.run import Checkpoint, RunDirectory
 from cifarcnn.signals import StopRequest
 from cifarcnn.tensorboard_log import TensorBoardLog
 from cifarcnn.watcher import Watcher
@@ -113,8 +114,9 @@ class Training:
         directory, settings = self.directory, self.task.settings
         if settings != self.resumed_settings:
             self._save()
-            directory.write_json("settings", dataclasses.asdict(settings))
-            directory.write_json("environment", {**self.task.facts, "platform": platform.platform()})
+            directory.write_json(directory.settings, dataclasses.asdict(settings))
+            environment = {**self.task.facts, "platform": platform.platform()}
+            directory.write_json(directory.environment, environment)
         with run.saving(directory.path):
             self.log = TensorBoardLog(directory.tensorboard, self.progress.rows)
 
@@ -179,31 +181,26 @@ class Training:
         finite = all(np.isfinite(weights).all() for weights in self.pair.stock.get_weights())
         if not finite or not math.isfinite(val_loss or 0):
             self._fail("the network's weights or its validation loss are no finite numbers any more")
-        progress.epoch, progress.step = progress.epoch + 1, 0
-        better = _is_better(val_accuracy, val_loss, progress)
-        if better:
-            progress.best_epoch, progress.best_accuracy = progress.epoch, val_accuracy
-            progress.best_loss = val_loss
+        epoch = progress.epoch + 1
         row: dict[str, Any] = {
-            "epoch": progress.epoch,
+            "epoch": epoch,
             "loss": float(results["loss"]),
             "accuracy": float(results["accuracy"]),
             "val_loss": val_loss,
             "val_accuracy": val_accuracy,
-            "learning_rate": float(self.rates[progress.epoch * self.steps - 1]),
+            "learning_rate": float(self.rates[epoch * self.steps - 1]),
             "seconds": progress.epoch_seconds,
             "images_per_second": images_per_second,
         }
-        progress.rows.append(row)
-        progress.epoch_seconds = 0.0
+        best = progress.complete(row)
         if self.writes:
             with run.saving(self.directory.path):
-                for path in [self.directory.last] + [self.directory.best] * better:
+                for path in [self.directory.last] + [self.directory.best] * best:
                     modelfile.save(self.pair.stock, path, self._metadata(row))
                 self.log.add(row)
         progress.seconds += time.monotonic() - started
         self._save()
-        self.on_event(EpochDone(**row, epochs=self.task.settings.epochs, best=better))
+        self.on_event(EpochDone(**row, epochs=self.task.settings.epochs, best=best))
         if started - self.drawn > REDRAW_SECONDS:
             self._redraw()
 
@@ -229,7 +226,7 @@ class Training:
         progress, images = self.progress, self.task.validation
         with run.saving(self.directory.path):
             pictures = presentation.redraw(
-                self.directory.path, progress.rows, self.answers, None if images is None else images.labels
+                self.directory, progress.rows, self.answers, None if images is None else images.labels
             )
             for name, path in pictures.items():
                 self.log.add_image(name, path.read_bytes(), progress.epoch)
@@ -282,10 +279,3 @@ class Training:
             f"{what} in epoch {progress.epoch + 1} at step {progress.step}; {kept};"
             f" try a new run with --learning-rate {settings.learning_rate / 10:g}{other}"
         )
-
-
-def _is_better(accuracy: float | None, loss: float | None, progress: Progress) -> bool:
-    """Return whether these are better than the best so far. Without validation images, the last is best."""
-    if accuracy is None or loss is None or progress.best_accuracy is None or progress.best_loss is None:
-        return True
-    return (accuracy, -loss) > (progress.best_accuracy, -progress.best_loss)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from cifarcnn import backend, boxed, exported, files, kerasfile, modelguard
 from cifarcnn.errors import ModelError
+from cifarcnn.run import RunDirectory
 
 if TYPE_CHECKING:
     import keras
@@ -27,9 +28,6 @@ BATCH_SIZE = 500
 """Images per step of inference: a divisor of the test set, and large enough to keep the processor busy."""
 
 SMALLEST_BATCH = modelguard.SMALLEST_BATCH
-
-BEST = "best.keras"
-"""The file in a run directory that the directory stands for."""
 
 
 def display_name(path: Path) -> str:
@@ -174,11 +172,14 @@ def resolve(path: Path) -> Path:
 def _resolved(path: Path) -> Path:
     """Find the model, or raise ModelError or OSError."""
     if path.is_dir():
-        if (path / BEST).is_file():
-            return path / BEST
+        best = RunDirectory(path).best
+        if best.is_file():
+            return best
         if (path / exported.GRAPH).is_file():
             return path
-        raise ModelError(f"the directory {path} holds no {BEST}; expected a model file or a run directory")
+        raise ModelError(
+            f"the directory {path} holds no {best.name}; expected a model file or a run directory"
+        )
     if str(path) == boxed.NAME and not path.exists():
         return boxed.PATH
     if path.is_symlink() and not path.exists():

@@ -5,7 +5,6 @@ come from ``evaluation``.
 """
 
 import contextlib
-import csv
 import dataclasses
 import json
 import shlex
@@ -13,10 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cifarcnn import config, metrics, modelfile
+from cifarcnn import config, files, metrics, modelfile
 from cifarcnn.cifar10 import CLASSES, Bytes, Images
 from cifarcnn.errors import CifarCNNError, RunError, UsageError
 from cifarcnn.metrics import Array, Metrics
+from cifarcnn.progress import METRICS, read_table
+from cifarcnn.run import RunDirectory
 
 if TYPE_CHECKING:
     from cifarcnn.evaluation import Evaluation
@@ -78,7 +79,8 @@ def write_report(evaluation: "Evaluation", directory: Path, worst: int = WORST) 
     from cifarcnn import report
 
     images, model = evaluation.images, evaluation.model
-    run = _read_run(model.parent) if model.name in ("best.keras", "last.keras") else None
+    home = RunDirectory(model.parent)
+    run = _read_run(home) if model in (home.best, home.last) else None
     facts, epochs, commands = run or (_stored_facts(evaluation.metadata), [], [])
     command = ["cifarcnn", "evaluate", str(model), "--split", evaluation.split]
     if evaluation.data is not None:
@@ -99,11 +101,11 @@ def write_report(evaluation: "Evaluation", directory: Path, worst: int = WORST) 
     return path
 
 
-def write_run_report(directory: Path, validation: Images | None, data: str | None = None) -> Path:
+def write_run_report(run: RunDirectory, validation: Images | None, data: str | None = None) -> Path:
     """Write ``report.html`` about a training into its run directory: its best model on its validation images.
 
     Args:
-        directory: the run directory, with everything that a training leaves in it.
+        run: the run directory, with everything that a training leaves in it.
         validation: the images held out; without any, the page shows the training alone.
         data: where the user said the data set is.
 
@@ -116,33 +118,36 @@ def write_run_report(directory: Path, validation: Images | None, data: str | Non
     """
     from cifarcnn import report
 
-    run, best = _read_run(directory), directory / "best.keras"
-    if run is None:
-        raise RunError(f"{directory} holds no settings.json; expected a run directory of 'cifarcnn train'")
-    facts, epochs, commands = run
-    subject, title = None, f"{directory.absolute().name}"
+    found = _read_run(run)
+    if found is None:
+        raise RunError(
+            f"{run.path} holds no {run.settings.name}; expected a run directory of 'cifarcnn train'"
+        )
+    facts, epochs, commands = found
+    subject, title = None, run.path.absolute().name
     if validation is not None:
-        model = modelfile.load(best)
+        model = modelfile.load(run.best)
         probabilities = model.calibrated(model.probabilities(validation.images))
         figures = metrics.measure(probabilities, validation.labels)
         subject = report.Subject(validation.images, validation.labels, probabilities, figures)
         title = f"{title} on {len(validation):,} validation images"
     if data is not None:
         commands = [f"{command} --data {shlex.quote(data)}" for command in commands]
-    commands = [*commands, shlex.join(["cifarcnn", "evaluate", str(best)])]
-    path = directory / "report.html"
-    with _writing("the report", directory):
-        report.write_report(path, title, subject, facts=facts, commands=commands, epochs=epochs, worst=WORST)
-    return path
+    commands = [*commands, shlex.join(["cifarcnn", "evaluate", str(run.best)])]
+    with _writing("the report", run.path):
+        report.write_report(
+            run.report, title, subject, facts=facts, commands=commands, epochs=epochs, worst=WORST
+        )
+    return run.report
 
 
 def redraw(
-    directory: Path, rows: Sequence[dict[str, Any]], probabilities: Array | None, labels: Bytes | None
+    run: RunDirectory, rows: Sequence[dict[str, Any]], probabilities: Array | None, labels: Bytes | None
 ) -> dict[str, Path]:
     """Draw the pictures of a training that is under way, each whole or not at all.
 
     Args:
-        directory: gets ``curves.png`` and, with validation images, ``confusion.png``.
+        run: gets ``curves.png`` and, with validation images, ``confusion.png``.
         rows: the completed epochs, at least one, as ``figures.learning_curves`` takes them.
         probabilities: float (n, 10), the answers to the validation images; None without any.
         labels: uint8 (n,), their classes.
@@ -155,13 +160,13 @@ def redraw(
     """
     from cifarcnn import figures
 
-    written = {"curves": directory / "curves.png"}
-    figures.learning_curves(rows, written["curves"])
+    written = [run.curves]
+    figures.learning_curves(rows, run.curves)
     if probabilities is not None and labels is not None:
-        written["confusion"] = directory / "confusion.png"
         confusion = metrics.confusion_matrix(probabilities.argmax(axis=1), labels, len(CLASSES))
-        figures.confusion_matrix(confusion, written["confusion"])
-    return written
+        figures.confusion_matrix(confusion, run.confusion)
+        written.append(run.confusion)
+    return {path.stem: path for path in written}
 
 
 @contextlib.contextmanager
@@ -176,29 +181,21 @@ def _writing(what: str, directory: Path) -> Iterator[None]:
 Facts = dict[str, Mapping[str, Any]]
 
 
-def _read_run(directory: Path) -> tuple[Facts, list[dict[str, Any]], list[str]] | None:
+def _read_run(run: RunDirectory) -> tuple[Facts, list[dict[str, Any]], list[str]] | None:
     """Read a run's tables of facts, its epochs, and the command that trains it; None if it is no run."""
-    if not (directory / "settings.json").exists():
+    if not run.settings.exists():
         return None
     try:
         settings, environment = (
-            json.loads((directory / f"{name}.json").read_text("utf-8"))
-            for name in ("settings", "environment")
+            json.loads(files.read_text(path)) for path in (run.settings, run.environment)
         )
-        with open(directory / "metrics.csv", encoding="utf-8", newline="") as file:
-            epochs = [_epoch(row) for row in csv.DictReader(file)]
-        return {"Settings": settings, "Environment": environment}, epochs, [_train_command(settings)]
+        facts = {"Settings": settings, "Environment": environment}
+        return facts, read_table(run.metrics, METRICS), [_train_command(settings)]
     except (OSError, ValueError, TypeError, LookupError, AttributeError, UsageError) as problem:
         raise RunError(
-            f"the files of the run {directory} cannot be read: {problem}; expected settings.json, "
-            "environment.json and metrics.csv as 'cifarcnn train' writes them"
+            f"the files of the run {run.path} cannot be read: {problem}; expected {run.settings.name}, "
+            f"{run.environment.name} and {run.metrics.name} as 'cifarcnn train' writes them"
         ) from problem
-
-
-def _epoch(row: dict[str, str]) -> dict[str, Any]:
-    """Read a row of ``metrics.csv``; without validation images its cells are empty."""
-    numbers = {name: float(cell) if cell else None for name, cell in row.items()}
-    return {**numbers, "epoch": int(row["epoch"])}
 
 
 def _train_command(settings: dict[str, Any]) -> str:

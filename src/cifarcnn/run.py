@@ -18,9 +18,7 @@ Every file appears whole or not at all. What is in a checkpoint is the business 
 """
 
 import contextlib
-import csv
 import dataclasses
-import io
 import json
 import os
 import shlex
@@ -28,7 +26,7 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -36,43 +34,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cifarcnn import figures, files, locks
+from cifarcnn import files, locks
 from cifarcnn.config import Settings
 from cifarcnn.errors import Interrupted, RunError, UsageError
 from cifarcnn.events import Note, OnEvent
-
-METRICS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
-TIMING = ("epoch", "seconds", "images_per_second")
-
-
-@dataclass
-class Progress:
-    """How far a training is, as it stands in a checkpoint.
-
-    Attributes:
-        epoch: epochs completed.
-        step: steps completed in the epoch under way.
-        rows: for each completed epoch, the columns of ``METRICS`` and ``TIMING``.
-        best_epoch, best_accuracy, best_loss: of the best epoch so far, on the validation images.
-        seconds: time spent training, validation and saving included, over all sittings.
-        epoch_seconds: time spent on the steps of the epoch under way.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = 0
-    best_accuracy: float | None = None
-    best_loss: float | None = None
-    seconds: float = 0.0
-    epoch_seconds: float = 0.0
-
-    def finished(self, settings: Settings) -> bool:
-        """Return whether the last epoch is done, or patience is at its end."""
-        impatient = settings.patience > 0 and settings.val_size > 0
-        return self.epoch >= settings.epochs or (
-            impatient and self.epoch - self.best_epoch >= settings.patience
-        )
+from cifarcnn.progress import METRICS, TIMING, Progress, write_table
 
 
 @dataclass(frozen=True)
@@ -95,17 +61,23 @@ class Checkpoint:
 
 
 class RunDirectory:
-    """A directory that holds one run. Make one with ``create`` or ``open``."""
+    """A directory that holds one run, and the paths of its files. Make one with ``create`` or ``open``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.settings = path / "settings.json"
+        self.environment = path / "environment.json"
+        self.metrics = path / "metrics.csv"
+        self.timing = path / "timing.csv"
         self.best = path / "best.keras"
         self.last = path / "last.keras"
         self.curves = path / "curves.png"
+        self.confusion = path / "confusion.png"
+        self.report = path / "report.html"
         self.tensorboard = path / "tensorboard"
+        self.checkpoint = path / "checkpoint.npz"
+        self.previous = path / "checkpoint-previous.npz"
         self.failure = path / "failure.json"
-        self._checkpoint = path / "checkpoint.npz"
-        self._previous = path / "checkpoint-previous.npz"
 
     @classmethod
     def create(cls, out: Path, settings: Settings) -> "RunDirectory":
@@ -134,7 +106,7 @@ class RunDirectory:
 
     def resumable(self) -> bool:
         """Return whether there is a checkpoint."""
-        return self._checkpoint.exists() or self._previous.exists()
+        return self.checkpoint.exists() or self.previous.exists()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -156,7 +128,7 @@ class RunDirectory:
         except Exception as problem:
             if not isinstance(problem, Interrupted):
                 with contextlib.suppress(RunError):
-                    self.write_json(self.failure.stem, {"schema": 1, "error": str(problem) or repr(problem)})
+                    self.write_json(self.failure, {"schema": 1, "error": str(problem) or repr(problem)})
             raise
 
     def _remove_leftovers(self) -> None:
@@ -167,26 +139,16 @@ class RunDirectory:
             else:
                 path.unlink()
 
-    def write_json(self, name: str, document: Mapping[str, Any]) -> None:
-        """Write ``name``.json."""
+    def write_json(self, path: Path, document: Mapping[str, Any]) -> None:
+        """Write a document to one of the paths above."""
         with saving(self.path):
-            files.write_text(self.path / f"{name}.json", json.dumps(document, indent=2) + "\n")
+            files.write_text(path, json.dumps(document, indent=2) + "\n")
 
     def write_tables(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write ``metrics.csv`` and ``timing.csv``. Numbers are written so that they read back exactly."""
-        for name, columns in (("metrics", METRICS), ("timing", TIMING)):
-            table = io.StringIO()
-            writer = csv.DictWriter(table, columns, extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-            with saving(self.path):
-                files.write_text(self.path / f"{name}.csv", table.getvalue())
-
-    def draw_curves(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write ``curves.png``, once there is an epoch to show."""
-        if rows:
-            with saving(self.path):
-                figures.learning_curves(rows, self.curves)
+        """Write ``metrics.csv`` and ``timing.csv``."""
+        with saving(self.path):
+            write_table(self.metrics, METRICS, rows)
+            write_table(self.timing, TIMING, rows)
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint and keep the one before it."""
@@ -198,10 +160,10 @@ class RunDirectory:
         }
         arrays: dict[str, Any] = {f"variable{i:04}": value for i, value in enumerate(checkpoint.variables)}
         arrays["document"] = np.frombuffer(json.dumps(document).encode(), np.uint8)
-        with saving(self.path), files.replacing(self._checkpoint) as aside:
+        with saving(self.path), files.replacing(self.checkpoint) as aside:
             np.savez(aside, **arrays)
-            if self._checkpoint.exists():
-                self._checkpoint.replace(self._previous)
+            if self.checkpoint.exists():
+                self.checkpoint.replace(self.previous)
 
     def load_checkpoint(self, on_event: OnEvent) -> Checkpoint:
         """Read the newest whole checkpoint. A damaged one is set aside, and the user is told.
@@ -210,7 +172,7 @@ class RunDirectory:
             RunError: there is none; each one's fault is named.
         """
         faults = []
-        for path in (self._checkpoint, self._previous):
+        for path in (self.checkpoint, self.previous):
             try:
                 checkpoint = _read_checkpoint(path)
             except FileNotFoundError:
@@ -222,7 +184,7 @@ class RunDirectory:
                 # The next save would else put the damaged one in the place of the whole one.
                 aside = self.path / "checkpoint-damaged.npz"
                 with saving(self.path):
-                    self._checkpoint.replace(aside)
+                    self.checkpoint.replace(aside)
                 text = f"{faults[0]}; kept as {aside.name}, going on from the checkpoint before it"
                 on_event(Note(f"warning: {text}"))
             return checkpoint

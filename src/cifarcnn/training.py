@@ -15,7 +15,8 @@ from cifarcnn.config import Settings
 from cifarcnn.errors import RunError, UsageError
 from cifarcnn.events import Note, OnEvent, ignore
 from cifarcnn.preparation import ALONE, Company
-from cifarcnn.run import Checkpoint, Progress, RunDirectory
+from cifarcnn.progress import Progress, images_per_second
+from cifarcnn.run import Checkpoint, RunDirectory, saving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -209,7 +210,8 @@ def _finished(
     on_event(Note(f"{directory.path} is finished: {_ending(settings, progress)}; --epochs extends it"))
     # A process killed after its last checkpoint has not come to these.
     directory.write_tables(progress.rows)
-    directory.draw_curves(progress.rows)
+    with saving(directory.path):
+        presentation.redraw(directory, progress.rows, None, None)
     result = _result(directory, settings, progress)
     if company.cluster is not None:
         greeting = {"resume": True, "result": result.as_document()}
@@ -241,7 +243,7 @@ def _train_with_chief(training: "Training") -> TrainingResult:
 def _train(training: "Training", directory: RunDirectory) -> None:
     with directory.remembering_failure():
         training.run(directory)
-        presentation.write_run_report(directory.path, training.task.validation, training.task.data)
+        presentation.write_run_report(directory, training.task.validation, training.task.data)
 
 
 def _ending(settings: Settings, progress: Progress) -> str:
@@ -281,7 +283,6 @@ def _resumed_settings(checkpoint: Checkpoint, said: "Mapping[str, config.Value]"
 
 def _result(directory: RunDirectory, settings: Settings, progress: Progress) -> TrainingResult:
     """Sum a finished run up."""
-    speeds = [row["images_per_second"] for row in progress.rows if row["images_per_second"]]
     return TrainingResult(
         run_dir=directory.path,
         model=directory.best,
@@ -293,7 +294,7 @@ def _result(directory: RunDirectory, settings: Settings, progress: Progress) -> 
         val_accuracy=progress.best_accuracy,
         val_loss=progress.best_loss,
         train_seconds=round(progress.seconds, 3),
-        images_per_second=round(sum(speeds) / len(speeds), 1) if speeds else 0.0,
+        images_per_second=images_per_second(progress.rows) or 0.0,
         device=settings.device,
         precision=settings.precision,
     )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cifarcnn.config import Settings
 from cifarcnn.events import OnEvent, StepsDone
-from cifarcnn.run import Progress
+from cifarcnn.progress import Progress
 from cifarcnn.signals import StopRequest
 
 CHECKPOINT_SECONDS = 180
