@@ -101,6 +101,17 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
         assert directory.load_checkpoint(ignore).progress.step in (1, 3)
 
 
+def test_a_checkpoint_with_a_damaged_name_is_not_taken_for_a_smaller_one(tmp_path: Path) -> None:
+    """A variable whose name is misspelt in the zip's directory is missed."""
+    directory = directory_with(tmp_path, 1, 2)
+    newest = directory.path / "checkpoint.npz"
+    before, name, after = newest.read_bytes().rpartition(b"variable0000")
+    newest.write_bytes(before + name.replace(b"v", b"w") + after)
+    told: list[Event] = []
+    assert directory.load_checkpoint(told.append).progress == checkpoint(1).progress
+    assert told
+
+
 def npz(**members: np.ndarray) -> bytes:
     """The bytes of a NumPy archive."""
     buffer = io.BytesIO()

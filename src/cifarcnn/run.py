@@ -205,14 +205,16 @@ def _read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint. The zip format's checksums reveal a damaged one; nothing in it can run code."""
     # NumPy leaves a file that it opened itself open when it is no archive.
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-        document = json.loads(archive["document"].tobytes())
-        names = sorted(name for name in archive.files if name.startswith("variable"))
-        variables = [archive[name] for name in names]
+        # Every member, since a damaged name shows when the member is read, and not before.
+        arrays = {name: archive[name] for name in sorted(archive.files)}
+    document = json.loads(arrays.pop("document").tobytes())
     facts, progress = document["facts"], Progress(**document["progress"])
     counts = (progress.epoch, progress.step, progress.best_epoch)
     if not (isinstance(facts, dict) and all(isinstance(count, int) for count in counts)):
         raise ValueError("its document is not that of a checkpoint")
-    return Checkpoint(Settings(**document["settings"]), facts, document["data"], progress, variables)
+    return Checkpoint(
+        Settings(**document["settings"]), facts, document["data"], progress, list(arrays.values())
+    )
 
 
 def make_directory(out: Path, name: str) -> Path:
