@@ -1,4 +1,4 @@
-"""What a training is made of: the network, its training twin and the optimizer, all from the settings."""
+"""What a training works on, and what it is made of: the network, its training twin and the optimizer."""
 
 import contextlib
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Task:
+class Setup:
     """What a training works on: fixed settings, hardware and data.
 
     ``facts`` are compared when a run is resumed: versions and checksums on which its result depends. ``data``
@@ -40,26 +40,26 @@ class Task:
     replicas: "Replicas | None" = None
 
 
-def build(task: Task, rates: npt.NDArray[np.float32]) -> twin.Pair:
+def build(setup: Setup, rates: npt.NDArray[np.float32]) -> twin.Pair:
     """Make the network, its twin and the optimizer.
 
     Args:
-        task: the settings and the training images.
+        setup: the settings and the training images.
         rates: the learning rate of each step.
     """
-    settings = task.settings
+    settings = setup.settings
     keras.utils.set_random_seed(settings.seed)
     keras.mixed_precision.set_dtype_policy("float32")
     variant = architectures.Variant(settings.normalize, settings.batch_norm_momentum, settings.dropout)
     row = architectures.find(settings.arch)
     stock = row.build(variant)
     if row.whitened:
-        whitening.initialise(stock, task.train.images, settings.seed)
-    several = task.replicas
+        whitening.initialise(stock, setup.train.images, settings.seed)
+    several = setup.replicas
     with several.strategy.scope() if several else contextlib.nullcontext():
         pair = twin.make(
             stock,
-            task.train.images,
+            setup.train.images,
             margin=settings.shift,
             precision=settings.precision,
             seed=settings.seed,
@@ -70,14 +70,14 @@ def build(task: Task, rates: npt.NDArray[np.float32]) -> twin.Pair:
         # Keras makes these variables at the first step; a checkpoint must find them before.
         update_rule.build(pair.twin.trainable_variables)
     if several:
-        several.hold(task.train, settings.shift)
+        several.hold(setup.train, settings.shift)
     # The metrics are no part of a replica: what all devices found is added to them.
     pair.twin.compile(
         optimizer=update_rule,
         loss=keras.losses.CategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-        jit_compile=False if several else task.choice.jit_compile,
-        steps_per_execution=min(task.choice.steps_per_execution, len(rates)),
+        jit_compile=False if several else setup.choice.jit_compile,
+        steps_per_execution=min(setup.choice.steps_per_execution, len(rates)),
     )
     nothing = np.zeros((1, len(CLASSES)), np.float32)
     pair.twin.compute_metrics(x=None, y=nothing, y_pred=nothing)

@@ -5,6 +5,7 @@ Arrays and bytes only. Where the files come from is the business of ``cifarcnn.s
 
 import hashlib
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,9 @@ FILES_SHA256 = {
 }
 TEST_FILES = ("test_batch.bin",)
 TRAIN_FILES = tuple(name for name in FILES_SHA256 if name not in TEST_FILES)
+
+Split = Literal["train", "test"]
+SPLITS: dict[Split, tuple[str, ...]] = {"train": TRAIN_FILES, "test": TEST_FILES}
 
 # Over the 50,000 training images, red, green, blue, on a scale from 0 to 1.
 CHANNEL_MEAN = (0.49139968, 0.48215841, 0.44653091)

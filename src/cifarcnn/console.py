@@ -1,4 +1,4 @@
-"""The two consoles: results go to stdout, everything said about the work goes to stderr.
+"""The two consoles, and how the library's events appear on one: results go to stdout, all else to stderr.
 
 Text from files and users is escaped before it reaches Rich, which would otherwise read ``[red]`` in a
 file name as markup.
@@ -40,7 +40,7 @@ def emit_json(document: dict[str, Any]) -> None:
     sys.stdout.write("\n")
 
 
-class Progress:
+class Display:
     """Shows the library's events on stderr: give an object of this class as ``on_event``.
 
     Transfers are a moving bar on a terminal and a line for every tenth elsewhere. Pictures are a moving bar

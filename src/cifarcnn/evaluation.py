@@ -18,7 +18,7 @@ from cifarcnn.errors import ModelError, UsageError
 from cifarcnn.events import Note, OnEvent, ignore
 from cifarcnn.metrics import Array, Metrics
 
-SPLITS = ("test", "validation")
+MEASURABLE = ("test", "validation")
 VIEWS = {"flip": "with flip", "flip_shift": "with flip and shift"}
 """The figures of test-time augmentation: their names in documents, and for people."""
 
@@ -129,8 +129,8 @@ def evaluate(
         ModelError: the model cannot be opened, or answers with numbers that are not finite.
         DataError: the data set cannot be had.
     """
-    if split not in SPLITS:
-        raise UsageError(f"there is no split {split!r}; expected one of: {', '.join(SPLITS)}")
+    if split not in MEASURABLE:
+        raise UsageError(f"there is no split {split!r}; expected one of: {', '.join(MEASURABLE)}")
     if batch_size < 1:
         raise UsageError(f"the batch size is {batch_size}; expected 1 or more")
     path = modelfile.resolve(Path(model))

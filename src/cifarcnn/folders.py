@@ -8,16 +8,14 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from cifarcnn import images
-from cifarcnn.cifar10 import CLASSES, IMAGE_SHAPE, Bytes, Images
+from cifarcnn.cifar10 import CLASSES, IMAGE_SHAPE, SPLITS, Bytes, Images, Split
 from cifarcnn.errors import DataError, ImageError, UsageError
 from cifarcnn.events import Note, OnEvent, Transfer, ignore
 
-SPLITS = ("train", "test")
 SYNONYMS = {
     "plane": "airplane",
     "aeroplane": "airplane",
@@ -64,7 +62,7 @@ def is_labelled_folder(path: Path) -> bool:
         return False
 
 
-def load(path: Path, split: Literal["train", "test"], on_event: OnEvent = ignore, source: str = "") -> Images:
+def load(path: Path, split: Split, on_event: OnEvent = ignore, source: str = "") -> Images:
     """Read a labelled folder.
 
     Args:

@@ -29,7 +29,7 @@ from cifarcnn import (
     run,
     schedules,
 )
-from cifarcnn.assembly import Task
+from cifarcnn.assembly import Setup
 from cifarcnn.cifar10 import CLASSES
 from cifarcnn.config import side_of_epoch
 from cifarcnn.errors import Interrupted, RunError
@@ -53,16 +53,16 @@ class Training:
     directory: RunDirectory
     log: TensorBoardLog
 
-    def __init__(self, task: Task, on_event: OnEvent, checkpoint: Checkpoint | None = None) -> None:
-        settings = task.settings
-        self.task, self.on_event, self.replicas = task, on_event, task.replicas
+    def __init__(self, setup: Setup, on_event: OnEvent, checkpoint: Checkpoint | None = None) -> None:
+        settings = setup.settings
+        self.setup, self.on_event, self.replicas = setup, on_event, setup.replicas
         self.writes = self.replicas is None or self.replicas.chief
         self.batch_size = settings.batch_size
-        self.steps = len(task.train) // self.batch_size
+        self.steps = len(setup.train) // self.batch_size
         self.progress = checkpoint.progress if checkpoint else Progress()
-        self.targets = assembly.one_hot(task.train.labels, settings.label_smoothing)
+        self.targets = assembly.one_hot(setup.train.labels, settings.label_smoothing)
         self.rates = schedules.learning_rates(settings, self.steps)
-        self.pair = assembly.build(task, self.rates)
+        self.pair = assembly.build(setup, self.rates)
         if checkpoint:
             assembly.restore(self.pair, checkpoint)
         self.resumed_settings = checkpoint.settings if checkpoint else None
@@ -80,12 +80,12 @@ class Training:
             Interrupted: a signal came; the state after the last step is saved.
             RunError: the loss is no number any more, or the directory cannot be written.
         """
-        self.directory = self._share(directory) if directory is None or self.task.cluster else directory
+        self.directory = self._share(directory) if directory is None or self.setup.cluster else directory
         with StopRequest() as stop, contextlib.ExitStack() as stack:
             if self.writes:
                 self._begin()
                 stack.enter_context(contextlib.closing(self.log))
-            while not self.progress.finished(self.task.settings):
+            while not self.progress.finished(self.setup.settings):
                 self._stop_if(self._asked(stop))
                 speed = self._train_epoch(stop)
                 self._finish_epoch(speed)
@@ -111,11 +111,11 @@ class Training:
 
     def _begin(self) -> None:
         """Make the run resumable, and an extended one remember its new end; open the log."""
-        directory, settings = self.directory, self.task.settings
+        directory, settings = self.directory, self.setup.settings
         if settings != self.resumed_settings:
             self._save()
             directory.write_json(directory.settings, dataclasses.asdict(settings))
-            environment = {**self.task.facts, "platform": platform.platform()}
+            environment = {**self.setup.facts, "platform": platform.platform()}
             directory.write_json(directory.environment, environment)
         with run.saving(directory.path):
             self.log = TensorBoardLog(directory.tensorboard, self.progress.rows)
@@ -135,9 +135,9 @@ class Training:
 
     def _train_epoch(self, stop: StopRequest) -> float:
         """Train to the end of the epoch under way, saving on the way if it is long; return images/s."""
-        settings, progress = self.task.settings, self.progress
+        settings, progress = self.setup.settings, self.progress
         picks = pipeline.draw_epoch(
-            len(self.task.train),
+            len(self.setup.train),
             seed=settings.seed,
             epoch=progress.epoch,
             augment=settings.augment,
@@ -200,13 +200,13 @@ class Training:
                 self.log.add(row)
         progress.seconds += time.monotonic() - started
         self._save()
-        self.on_event(EpochDone(**row, epochs=self.task.settings.epochs, best=best))
+        self.on_event(EpochDone(**row, epochs=self.setup.settings.epochs, best=best))
         if started - self.drawn > REDRAW_SECONDS:
             self._redraw()
 
     def _validate(self) -> tuple[float | None, float | None]:
         """Return the stock network's loss and accuracy on the validation images, as ``evaluate`` has them."""
-        images = self.task.validation
+        images = self.setup.validation
         if images is None:
             return None, None
         found = b""
@@ -223,7 +223,7 @@ class Training:
         """Renew the pictures, in the run directory and in TensorBoard's log."""
         if not self.writes:
             return
-        progress, images = self.progress, self.task.validation
+        progress, images = self.progress, self.setup.validation
         with run.saving(self.directory.path):
             pictures = presentation.redraw(
                 self.directory, progress.rows, self.answers, None if images is None else images.labels
@@ -234,11 +234,11 @@ class Training:
 
     def _metadata(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return what is to be known about the model of this epoch."""
-        settings = self.task.settings
+        settings = self.setup.settings
         calibration: dict[str, float] = {}
-        if self.answers is not None and self.task.validation is not None:
+        if self.answers is not None and self.setup.validation is not None:
             scores = metrics.log_probabilities(self.answers)
-            temperature = metrics.fit_temperature(scores, self.task.validation.labels)
+            temperature = metrics.fit_temperature(scores, self.setup.validation.labels)
             calibration["temperature"] = temperature
             calibrated = metrics.apply_temperature(self.answers, temperature)
             calibration[outsiders.KEY] = outsiders.fit_limit(calibrated)
@@ -255,7 +255,7 @@ class Training:
             "epochs": settings.epochs,
             "val_accuracy": row["val_accuracy"],
             "val_loss": row["val_loss"],
-            "facts": self.task.facts,
+            "facts": self.setup.facts,
         }
 
     def _save(self) -> None:
@@ -264,13 +264,13 @@ class Training:
             return
         variables = [np.asarray(variable) for variable in self.pair.state()]
         self.directory.save_checkpoint(
-            Checkpoint(self.task.settings, self.task.facts, self.task.data, self.progress, variables)
+            Checkpoint(self.setup.settings, self.setup.facts, self.setup.data, self.progress, variables)
         )
         self.directory.write_tables(self.progress.rows)
 
     def _fail(self, what: str) -> NoReturn:
         """End a training that has diverged. Nothing of the diverged state is saved."""
-        settings, progress = self.task.settings, self.progress
+        settings, progress = self.setup.settings, self.progress
         kept = "no epoch was completed"
         if progress.best_epoch:
             kept = f"the model of epoch {progress.best_epoch} is kept as {self.directory.best}"

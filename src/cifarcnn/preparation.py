@@ -1,4 +1,4 @@
-"""From settings to a task: the images, the hardware, and the other machines of a cluster.
+"""From settings to a setup: the images, the hardware, and the other machines of a cluster.
 
 What was chosen is said, what does not suit is refused, and workers that would not train the same find out
 here, before anything is computed.
@@ -23,7 +23,7 @@ from cifarcnn.meeting import Greeting
 from cifarcnn.run import Checkpoint, RunDirectory
 
 if TYPE_CHECKING:
-    from cifarcnn.assembly import Task
+    from cifarcnn.assembly import Setup
 
 
 KIND = "computing on"
@@ -123,7 +123,9 @@ def find(data: str | Path | None, company: Company, on_event: OnEvent) -> Found:
     return Found(images, hardware, facts, place)
 
 
-def settle(found: Found, settings: Settings, company: Company, on_event: OnEvent, *, resumed: bool) -> "Task":
+def settle(
+    found: Found, settings: Settings, company: Company, on_event: OnEvent, *, resumed: bool
+) -> "Setup":
     """Choose on what to compute, say so, and in a cluster compare with the others.
 
     Args:
@@ -142,14 +144,14 @@ def settle(found: Found, settings: Settings, company: Company, on_event: OnEvent
     if company.cluster is not None:
         terms = {**_terms(found, resumed=resumed), KIND: _kind(choice.device)}
         meet(company.cluster, {**terms, **dataclasses.asdict(settings)}, company, on_event)
-    return _task(found, settings, choice, divided, company, on_event)
+    return _setup(found, settings, choice, divided, company, on_event)
 
 
-def follow(found: Found, cluster: Cluster, company: Company, on_event: OnEvent) -> "Task | Greeting":
+def follow(found: Found, cluster: Cluster, company: Company, on_event: OnEvent) -> "Setup | Greeting":
     """Settle as a worker whose chief goes on with a run, of which it alone knows the settings.
 
     Returns:
-        The task; or the result, as a document, if the run is finished already.
+        The setup; or the result, as a document, if the run is finished already.
     """
     chief = meet(cluster, _terms(found, resumed=True), company, on_event)
     if "result" in chief:
@@ -158,7 +160,7 @@ def follow(found: Found, cluster: Cluster, company: Company, on_event: OnEvent) 
     settings = dataclasses.replace(settings, device=chief[KIND])
     settings, choice = _choose(found, settings, company, on_event)
     divided = preflight.divide(found.images, settings)
-    return _task(found, settings, choice, divided, company, on_event)
+    return _setup(found, settings, choice, divided, company, on_event)
 
 
 def meet(cluster: Cluster, greeting: Greeting, company: Company, on_event: OnEvent) -> Greeting:
@@ -215,22 +217,22 @@ def _choose(
     return resolved, choice
 
 
-def _task(
+def _setup(
     found: Found,
     settings: Settings,
     choice: devices.Choice,
     divided: tuple[Images, Images | None],
     company: Company,
     on_event: OnEvent,
-) -> "Task":
+) -> "Setup":
     if expected := expectations.of(settings):
         on_event(Note(expected.sentence()))
     if settings.deterministic:
         _make_deterministic(choice, on_event)
-    from cifarcnn.assembly import Task
+    from cifarcnn.assembly import Setup
 
     cpus = found.hardware.cpus
-    return Task(settings, choice, cpus, *divided, found.facts, found.data, company.cluster)
+    return Setup(settings, choice, cpus, *divided, found.facts, found.data, company.cluster)
 
 
 def _make_deterministic(choice: devices.Choice, on_event: OnEvent) -> None:
@@ -244,26 +246,26 @@ def _make_deterministic(choice: devices.Choice, on_event: OnEvent) -> None:
 
 
 @contextlib.contextmanager
-def computing(task: "Task") -> "Iterator[Task]":
-    """Compute on the task's devices within the block, and turn running out of memory into advice.
+def computing(setup: "Setup") -> "Iterator[Setup]":
+    """Compute on the setup's devices within the block, and turn running out of memory into advice.
 
     Yields:
-        the task, with its ``replicas`` if it has several devices.
+        the setup, with its ``replicas`` if it has several devices.
 
     Raises:
         RunError: memory ran out, or another worker was lost.
     """
-    batch_size = task.settings.batch_size
-    several = task.cluster is not None or task.choice.count > 1
+    batch_size = setup.settings.batch_size
+    several = setup.cluster is not None or setup.choice.count > 1
     try:
-        with backend.running_on(task.choice, task.cpus, alone=not several):
+        with backend.running_on(setup.choice, setup.cpus, alone=not several):
             if not several:
-                yield task
+                yield setup
                 return
             from cifarcnn import joining
 
-            with joining.noticing_loss(task.cluster):
-                yield dataclasses.replace(task, replicas=joining.join(task.choice, task.cluster))
+            with joining.noticing_loss(setup.cluster):
+                yield dataclasses.replace(setup, replicas=joining.join(setup.choice, setup.cluster))
     except backend.memory_errors() as problem:
         if not isinstance(problem, MemoryError) and "RESOURCE_EXHAUSTED" not in str(problem):
             raise

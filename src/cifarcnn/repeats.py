@@ -27,8 +27,8 @@ MEASURED = ("val_accuracy", "val_loss", "images_per_second")
 
 
 @dataclass(frozen=True)
-class Group:
-    """Runs that differ in nothing but the seed.
+class GroupFigures:
+    """What the finished runs of a group came to, which differ in nothing but the seed.
 
     Attributes:
         settings: those in which the groups of a series differ.
@@ -56,7 +56,7 @@ class SeriesResult:
 
     directory: Path
     runs: tuple[TrainingResult, ...]
-    groups: tuple[Group, ...]
+    groups: tuple[GroupFigures, ...]
     failures: dict[str, str]
 
     def as_document(self) -> dict[str, Any]:
@@ -274,11 +274,11 @@ def _is_no_retracing(record: logging.LogRecord) -> bool:
     return "retracing" not in str(record.msg)
 
 
-def _group(settings: dict[str, config.Value], results: Sequence[TrainingResult]) -> Group:
+def _group(settings: dict[str, config.Value], results: Sequence[TrainingResult]) -> GroupFigures:
     """Sum up the finished runs of a group."""
     spreads = {name: sweep.spread([getattr(result, name) for result in results]) for name in MEASURED}
     means, deviations = ({name: pair[part] for name, pair in spreads.items()} for part in (0, 1))
-    return Group(settings, len(results), means, deviations)
+    return GroupFigures(settings, len(results), means, deviations)
 
 
 def _train_one(

@@ -12,20 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from cifarcnn import cache, cifar10, folders, npm
-from cifarcnn.cifar10 import TEST_FILES, TRAIN_FILES, Images
+from cifarcnn.cifar10 import SPLITS, Images, Split
 from cifarcnn.download import TooSlow, fetch
 from cifarcnn.errors import DataError, UsageError
 from cifarcnn.events import Note, OnEvent, ignore
 from cifarcnn.formats import NothingThere, locate
 from cifarcnn.publication import CIFAR10, Pace, Publication, with_own_mirrors
-
-Split = Literal["train", "test"]
-SPLITS: dict[str, tuple[str, ...]] = {"train": TRAIN_FILES, "test": TEST_FILES}
 
 OWN_IMAGES = ", or (to train and evaluate) class-named folders of pictures"
 FETCH = "Run 'cifarcnn data fetch' to download it. "

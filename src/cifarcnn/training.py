@@ -21,7 +21,7 @@ from cifarcnn.run import Checkpoint, RunDirectory, saving
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from cifarcnn.assembly import Task
+    from cifarcnn.assembly import Setup
     from cifarcnn.loop import Training
 
 
@@ -122,11 +122,11 @@ def start(
     on_event = preparation.quieter(company, on_event)
     with preparation.telling(company):
         found = preparation.find(data, company, on_event)
-        task = preparation.settle(found, settings, company, on_event, resumed=False)
+        setup = preparation.settle(found, settings, company, on_event, resumed=False)
     from cifarcnn.loop import Training
 
-    with preparation.computing(task) as task, contextlib.ExitStack() as stack:
-        training = Training(task, on_event)
+    with preparation.computing(setup) as setup, contextlib.ExitStack() as stack:
+        training = Training(setup, on_event)
         if not company.chief:
             return _train_with_chief(training)
         directory = make_directory()
@@ -135,7 +135,7 @@ def start(
         if directory.resumable():
             raise RunError(f"another process has begun {str(directory.path)!r}; start this one again")
         _train(training, directory)
-    return _result(directory, task.settings, training.progress)
+    return _result(directory, setup.settings, training.progress)
 
 
 def resume(
@@ -182,19 +182,19 @@ def resume(
                 data = checkpoint.data
             found = preparation.find(data, company, on_event)
             preparation.compare(checkpoint, found, directory, on_event)
-            task = preparation.settle(found, after, company, on_event, resumed=True)
-        return _go_on(directory, checkpoint, task, on_event)
+            setup = preparation.settle(found, after, company, on_event, resumed=True)
+        return _go_on(directory, checkpoint, setup, on_event)
 
 
 def _go_on(
-    directory: RunDirectory, checkpoint: Checkpoint, task: "Task", on_event: OnEvent
+    directory: RunDirectory, checkpoint: Checkpoint, setup: "Setup", on_event: OnEvent
 ) -> TrainingResult:
     """Train what is left of a run whose directory is locked."""
-    progress, before, after = checkpoint.progress, checkpoint.settings, task.settings
+    progress, before, after = checkpoint.progress, checkpoint.settings, setup.settings
     on_event(Note(f"resuming {directory.path} in epoch {progress.epoch + 1} after step {progress.step}"))
     from cifarcnn.loop import Training
 
-    with preparation.computing(task) as joined:
+    with preparation.computing(setup) as joined:
         training = Training(joined, on_event, checkpoint)
         if after.epochs != before.epochs:
             done = progress.epoch * training.steps + progress.step
@@ -223,27 +223,27 @@ def _follow(data: str | Path | None, cluster: Cluster, company: Company, on_even
     """Go on with a run as a worker that is not the chief."""
     with preparation.telling(company):
         found = preparation.find(data, company, on_event)
-        task = preparation.follow(found, cluster, company, on_event)
-    if isinstance(task, dict):
-        return TrainingResult.from_document(task)
+        setup = preparation.follow(found, cluster, company, on_event)
+    if isinstance(setup, dict):
+        return TrainingResult.from_document(setup)
     from cifarcnn.loop import Training
 
-    with preparation.computing(task) as task:
-        return _train_with_chief(Training(task, on_event))
+    with preparation.computing(setup) as setup:
+        return _train_with_chief(Training(setup, on_event))
 
 
 def _train_with_chief(training: "Training") -> TrainingResult:
     """Train as a worker that is not the chief, in whose directory everything is written."""
     training.run(None)
-    if (cluster := training.task.cluster) is not None:
+    if (cluster := training.setup.cluster) is not None:
         training.on_event(Note(f"run directory: {training.directory.path}, at {cluster.name(0)}"))
-    return _result(training.directory, training.task.settings, training.progress)
+    return _result(training.directory, training.setup.settings, training.progress)
 
 
 def _train(training: "Training", directory: RunDirectory) -> None:
     with directory.remembering_failure():
         training.run(directory)
-        presentation.write_run_report(directory, training.task.validation, training.task.data)
+        presentation.write_run_report(directory, training.setup.validation, training.setup.data)
 
 
 def _ending(settings: Settings, progress: Progress) -> str:

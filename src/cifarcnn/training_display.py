@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-class TrainingDisplay(console.Progress):
+class TrainingDisplay(console.Display):
     """Shows the events of a training: give an object of this class as ``on_event``."""
 
     def __init__(self) -> None:

@@ -27,8 +27,8 @@ def fetch(path: Path | None, as_json: bool) -> None:
 
     They are downloaded if they are nowhere to be found.
     """
-    with console.Progress() as progress:
-        found = sources.find(path, progress)
+    with console.Display() as on_event:
+        found = sources.find(path, on_event)
     _show(found, as_json)
 
 
@@ -37,8 +37,8 @@ def fetch(path: Path | None, as_json: bool) -> None:
 @json_option
 def where(path: Path | None, as_json: bool) -> None:
     """Print the directory of the images; nothing is downloaded."""
-    with console.Progress() as progress:
-        found = sources.find(path, progress, download=False)
+    with console.Display() as on_event:
+        found = sources.find(path, on_event, download=False)
     _show(found, as_json)
 
 
@@ -99,8 +99,8 @@ def show(*, path: Path | None, count: int, output: Path, as_json: bool, **settin
     """
     from cifarcnn import samples
 
-    with console.Progress() as progress:
-        written = samples.write_sheet(output, count=count, data=path, on_event=progress, **settings)
+    with console.Display() as on_event:
+        written = samples.write_sheet(output, count=count, data=path, on_event=on_event, **settings)
     if as_json:
         console.emit_json({"schema": 1, "path": str(written)})
     else:

@@ -85,10 +85,10 @@ def evaluate(
         )
     from cifarcnn import evaluation, presentation
 
-    with console.Progress() as progress:
+    with console.Display() as on_event:
         results = [
             evaluation.evaluate(
-                model, split=split, data=path, batch_size=batch_size, tta=tta, on_event=progress
+                model, split=split, data=path, batch_size=batch_size, tta=tta, on_event=on_event
             )
             for model in models
         ]

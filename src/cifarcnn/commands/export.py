@@ -48,9 +48,9 @@ def export(
     """
     from cifarcnn import exporting
 
-    with console.Progress() as progress:
+    with console.Display() as on_event:
         result = exporting.export(
-            model, form, output=output, half=half, data=path, force=force, on_event=progress
+            model, form, output=output, half=half, data=path, force=force, on_event=on_event
         )
     if as_json:
         console.emit_json(result.document())

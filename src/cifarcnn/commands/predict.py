@@ -107,7 +107,7 @@ def predict(
     form = form or ("thumbnails" if not no_thumbnails and _shows_colours() else "table")
     # Answers that appear on the terminal are progress enough.
     seen = form != "json" and console.stdout.is_terminal
-    with console.Progress(pictures=not seen) as progress:
+    with console.Display(pictures=not seen) as on_event:
         answers = prediction.predict(
             images,
             model=model,
@@ -115,7 +115,7 @@ def predict(
             resize=resize,
             recursive=recursive,
             look=prediction.LOOK_TO_EXPLAIN if explain else prediction.LOOK_FOR_SHEET if output else None,
-            on_event=progress,
+            on_event=on_event,
         )
         if output:
             sheet.check_apart(output, answers.paths)
