@@ -43,5 +43,5 @@ def test_the_example_makes_a_network_that_trains(tmp_path: Path, data_directory:
     name, params = re.search(r'Architecture\("([^"]+)", \w+, ([\d_]+)', example()).groups()  # type: ignore[union-attr]
     images = ("--train-size", 300, "--val-size", 100)
     trained = command("train", "--arch", name, "--epochs", 1, *images, "--data", data_directory)
-    assert trained.startswith(f"{name}, fast recipe: 1 epochs")
+    assert trained.startswith(f"{name}, fast recipe: 1 epoch in ")
     assert f"{name}: {int(params):,} parameters" in command("summary", name)

@@ -64,14 +64,6 @@ def test_an_expectation_is_said_in_one_line() -> None:
     assert "\n" not in line
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(33.4, "33 s"), (99.4, "99 s"), (100, "1.7 min"), (983, "16.4 min")]
-)
-def test_durations(seconds: float, text: str) -> None:
-    """Seconds below a hundred, then minutes."""
-    assert expectations.duration(seconds) == text
-
-
 def test_summary_shows_cost_and_expectation(cifarcnn: Run) -> None:
     """For a recipe that was measured: its accuracy; for any: its floating-point operations."""
     (arch, recipe), row = next(iter(expectations.table().items()))

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cifarcnn import devices
+from cifarcnn.wording import count
 
 NAMES = {"keras": "Keras", "tensorflow": "TensorFlow", "jax": "JAX"}
 """Packages as their makers spell them."""
@@ -24,7 +25,7 @@ def lines() -> list[str]:
     bfloat16 = f"native bfloat16 ({', '.join(native)})" if native else "no native bfloat16"
     return [
         f"Python {platform.python_version()}, {packages}",
-        f"CPU: {devices.cpu_name()}, {devices.cores(devices.usable_cpus())}, {bfloat16}",
+        f"CPU: {devices.cpu_name()}, {count(devices.usable_cpus(), 'core')}, {bfloat16}",
         f"NVIDIA GPU: {devices.nvidia_gpu() or 'none'}",
     ]
 

@@ -1,8 +1,8 @@
 """On what to compute, and in which arithmetic: the facts about the hardware, and the choice made from them.
 
 ``choose`` is a pure function of a ``Hardware``, so that it can be checked for machines one does not have.
-``cpu_flags`` and ``usable_cpus`` ask the operating system; what only the framework knows (its GPUs) is asked
-in ``cifarcnn.backend``.
+The processor's name, features and cores, and an NVIDIA GPU that is present, are asked of the operating system
+here; what only the framework knows, the GPUs that it can use, is asked in ``cifarcnn.backend``.
 """
 
 import os
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cifarcnn import wording
 from cifarcnn.errors import UsageError
 
 # The processor features with which a CPU computes bfloat16 products itself: x86 and Arm names.
@@ -104,7 +105,7 @@ def choose(
         return _on_cpu(hardware, precision, count or 1, warning)
     numbers = _gpu_numbers(hardware, device, match[1], count)
     if numbers[-1] >= len(hardware.gpus):
-        found = f"{len(hardware.gpus)} usable GPUs" if hardware.gpus else (warning or "no GPU")
+        found = wording.count(len(hardware.gpus), "usable GPU") if hardware.gpus else (warning or "no GPU")
         wanted = f"device is {device!r}" if len(numbers) == 1 else f"devices is {len(numbers)}"
         raise UsageError(
             f"{wanted}, but {hardware.backend} found {found}; use --device cpu, or fewer --devices"
@@ -132,7 +133,7 @@ def _on_cpu(hardware: Hardware, precision: str, count: int, warning: str | None)
         precision, why = "mixed_bfloat16", f"the CPU computes bfloat16 natively ({', '.join(native)})"
     else:
         precision, why = "float32", "the CPU does not compute bfloat16 natively"
-    shown = cores(hardware.cpus)
+    shown = wording.count(hardware.cpus, "core")
     if count > 1:
         shown += f" as {count} devices, which is slower than one"
     jit, steps = (True, 1) if hardware.backend == "jax" else (False, CPU_STEPS_PER_CALL)
@@ -210,11 +211,6 @@ def usable_cpus() -> int:
         if limit != "max":
             count = min(count, max(1, round(int(limit) / int(period))))
     return count
-
-
-def cores(count: int) -> str:
-    """Return a number of cores as one says it."""
-    return f"{count} core" + "s" * (count != 1)
 
 
 def nvidia_gpu() -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cifarcnn import config
 from cifarcnn.config import Settings
+from cifarcnn.wording import count, duration, percent
 
 PATH = Path(__file__).with_name("expectations.json")
 
@@ -43,17 +44,11 @@ class Expectation:
 
     def sentence(self) -> str:
         """Say it in one line."""
-        seeds = "1 run" if self.seeds == 1 else f"{self.seeds} runs"
-        accuracy = (
-            f"{100 * self.accuracy:.1f} % on the test images ({100 * self.flip_shift:.1f} % with views)"
+        accuracy, views = percent(self.accuracy, 1), percent(self.flip_shift, 1)
+        return (
+            f"expect {accuracy} on the test images ({views} with views) after {duration(self.train_seconds)}:"
+            f" the mean of {count(self.seeds, 'run')} on {self.hardware}, {self.precision}"
         )
-        time = duration(self.train_seconds)
-        return f"expect {accuracy} after {time}: the mean of {seeds} on {self.hardware}, {self.precision}"
-
-
-def duration(seconds: float) -> str:
-    """Return a length of time as people say it."""
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
 
 
 @functools.cache

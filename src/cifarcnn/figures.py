@@ -14,6 +14,7 @@ import numpy as np
 from cifarcnn.cifar10 import CLASSES
 from cifarcnn.files import replacing
 from cifarcnn.metrics import Array, ReliabilityBin, calibration_error
+from cifarcnn.wording import percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,13 +94,13 @@ def confusion_matrix(confusion: Array, path: Path) -> "Figure":
         style: dict[str, Any] = {"ha": "center", "color": "white" if share > 0.35 else "black"}
         if count:
             axes.text(answer, truth - 0.02, f"{count:,}", va="bottom", fontsize=10, **style)
-            axes.text(answer, truth + 0.06, f"{100 * share:.1f} %", va="top", fontsize=7.5, **style)
+            axes.text(answer, truth + 0.06, percent(share, 1), va="top", fontsize=7.5, **style)
     axes.set_xticks(range(len(CLASSES)), CLASSES, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(CLASSES)), CLASSES)
     total = int(confusion.sum())
-    accuracy = 100 * np.trace(confusion) / max(total, 1)
+    accuracy = np.trace(confusion) / max(total, 1)
     axes.set(
-        title=f"Confusion matrix: {accuracy:.2f} % of {total:,} images right",
+        title=f"Confusion matrix: {percent(accuracy)} of {total:,} images right",
         xlabel="answer of the network",
         ylabel="true class",
     )
@@ -142,7 +143,7 @@ def reliability(bins: Sequence[ReliabilityBin], path: Path) -> "Figure":
     )
     error = calibration_error(tuple(bins))
     upper.set(
-        title=f"Reliability: expected calibration error {100 * error:.2f} %",
+        title=f"Reliability: expected calibration error {percent(error)}",
         ylabel="share of right answers",
         xlim=(0, 1),
         ylim=(0, 1.02),

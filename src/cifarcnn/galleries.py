@@ -16,6 +16,7 @@ from cifarcnn import metrics
 from cifarcnn.cifar10 import CLASSES
 from cifarcnn.figures import BLUE, DOTS_PER_INCH, ORANGE, save
 from cifarcnn.metrics import Array
+from cifarcnn.wording import short_percent
 
 GAP = 12
 TITLE_HEIGHT = 76
@@ -116,16 +117,6 @@ def augmented_sheet(images: Array, path: Path) -> None:
     tiles = [Tile(image) for row in images for image in row]
     explanation = f"left: training images; right of each: what the network sees in epochs 1 to {columns - 1}"
     _draw(tiles, path, "Augmented training samples", explanation, columns=columns, scale=4)
-
-
-def short_percent(probability: float) -> str:
-    """Short, and never a rounded 0 % or 100 % for what is neither impossible nor certain."""
-    percent = 100 * float(probability)
-    if 0 < percent < 0.1:
-        return "<0.1 %"
-    if 99.9 < percent < 100:
-        return ">99.9 %"
-    return f"{percent:.1f} %"
 
 
 def _draw(

@@ -18,6 +18,7 @@ from cifarcnn.errors import CifarCNNError, RunError, UsageError
 from cifarcnn.metrics import Array, Metrics
 from cifarcnn.progress import METRICS, read_table
 from cifarcnn.run import RunDirectory
+from cifarcnn.wording import percent
 
 if TYPE_CHECKING:
     from cifarcnn.evaluation import Evaluation
@@ -222,7 +223,7 @@ def _measured_facts(evaluation: "Evaluation") -> dict[str, Any]:
     from cifarcnn.evaluation import VIEWS
 
     def brief(figures: Metrics) -> str:
-        return f"accuracy {100 * figures.accuracy:.2f} %, loss {figures.loss:.4f}"
+        return f"accuracy {percent(figures.accuracy)}, loss {figures.loss:.4f}"
 
     facts: dict[str, Any] = {
         "images": evaluation.images.source,
@@ -230,5 +231,5 @@ def _measured_facts(evaluation: "Evaluation") -> dict[str, Any]:
     }
     if plain := evaluation.uncalibrated:
         facts["temperature"] = evaluation.temperature
-        facts["without temperature"] = f"{brief(plain)}, calibration error {100 * plain.ece:.2f} %"
+        facts["without temperature"] = f"{brief(plain)}, calibration error {percent(plain.ece)}"
     return facts | {VIEWS[name]: brief(figures) for name, figures in evaluation.averaged.items()}

@@ -21,6 +21,7 @@ from cifarcnn.events import Note, OnEvent, ignore
 from cifarcnn.run import RunDirectory
 from cifarcnn.sweep import Plan, Task
 from cifarcnn.training import TrainingResult
+from cifarcnn.wording import count
 
 MEASURED = ("val_accuracy", "val_loss", "images_per_second")
 """The fields of a training's result of which mean and standard deviation are reported."""
@@ -154,7 +155,7 @@ def train_task(
     plan = sweep.read(settings_file, settings, seeds, data)
     if not 1 <= number <= len(plan.tasks):
         raise UsageError(
-            f"there is no task {number}: {str(settings_file)!r} spans {len(plan.tasks)} runs;"
+            f"there is no task {number}: {str(settings_file)!r} spans {count(len(plan.tasks), 'run')};"
             f" expected a number from 1 to {len(plan.tasks)}"
         )
     directory, task = sweep_directory(settings_file, out), plan.tasks[number - 1]

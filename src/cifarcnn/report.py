@@ -19,8 +19,8 @@ import numpy as np
 
 from cifarcnn import files, metrics, svg
 from cifarcnn.cifar10 import CLASSES
-from cifarcnn.galleries import short_percent
 from cifarcnn.metrics import Array, Metrics
+from cifarcnn.wording import percent, short_percent
 
 IMAGES_PER_CELL = 6
 SCALE = 3
@@ -188,13 +188,13 @@ def _headline(figures: Metrics) -> str:
     items = (
         (
             "accuracy",
-            _percent(figures.accuracy),
-            f"95 % interval {_percent(low)} to {_percent(high)}",
+            percent(figures.accuracy),
+            f"95 % interval {percent(low)} to {percent(high)}",
         ),
         ("loss", f"{figures.loss:.4f}", "mean, in nats"),
-        ("top-2", _percent(figures.top2), ""),
-        ("top-5", _percent(figures.top5), ""),
-        ("calibration error", _percent(figures.ece), f"expected, {metrics.CALIBRATION_BINS} bins"),
+        ("top-2", percent(figures.top2), ""),
+        ("top-5", percent(figures.top5), ""),
+        ("calibration error", percent(figures.ece), f"expected, {metrics.CALIBRATION_BINS} bins"),
         ("images", f"{figures.n:,}", ""),
     )
     return "".join(
@@ -226,7 +226,7 @@ def _confusion(confusion: Array) -> str:
             label = f"{count} of class {CLASSES[truth]} answered {CLASSES[answer]}"
             cells.append(
                 f'<td><button data-cell="{truth}-{answer}" style="--depth:{85 * share**0.5:.0f}%" '
-                f'aria-label="{label}" title="{_percent(share)}">{count}</button></td>'
+                f'aria-label="{label}" title="{percent(share)}">{count}</button></td>'
             )
         lines.append(f'<tr><th scope="row">{CLASSES[truth]}</th>{"".join(cells)}</tr>')
     return "\n".join([*lines, "</tbody>"])
@@ -238,7 +238,7 @@ def _per_class(figures: Metrics) -> str:
     lines = [f"<thead><tr>{heads}</tr></thead><tbody>"]
     for name, score in zip(CLASSES, figures.per_class, strict=True):
         shares = "".join(
-            f'<td data-value="{share}">{_percent(share)}</td>'
+            f'<td data-value="{share}">{percent(share)}</td>'
             for share in (score.precision, score.recall, score.f1)
         )
         support = f'<td data-value="{score.support}">{score.support:,}</td>'
@@ -258,7 +258,3 @@ def _facts(heading: str, values: Mapping[str, Any]) -> str:
 def _shown(value: Any) -> str:
     """A number at a readable length, all else as it is."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"

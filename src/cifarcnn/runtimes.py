@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from cifarcnn import backend, devices, trial
 from cifarcnn.errors import ModelError
+from cifarcnn.wording import count
 
 Array = npt.NDArray[Any]
 
@@ -67,7 +68,7 @@ class LiteRT:
 
     def inference(self) -> str:
         """Say what computes."""
-        return f"LiteRT, {devices.cores(self.cpus)}, float32"
+        return f"LiteRT, {count(self.cpus, 'core')}, float32"
 
 
 class Onnx:
@@ -106,7 +107,7 @@ class Onnx:
 
     def inference(self) -> str:
         """Say what computes."""
-        return f"ONNX Runtime, {devices.cores(self.cpus)}, float32"
+        return f"ONNX Runtime, {count(self.cpus, 'core')}, float32"
 
 
 class SavedModel:
@@ -148,7 +149,7 @@ class SavedModel:
 
     def inference(self) -> str:
         """Say what computes."""
-        return f"TensorFlow, {devices.cores(devices.usable_cpus())}, float32"
+        return f"TensorFlow, {count(devices.usable_cpus(), 'core')}, float32"
 
 
 def import_onnx(name: str) -> Any:

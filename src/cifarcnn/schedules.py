@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cifarcnn.config import Settings
+from cifarcnn.wording import count
 
 
 def learning_rates(settings: Settings, steps_per_epoch: int) -> npt.NDArray[np.float32]:
@@ -31,10 +32,12 @@ def learning_rates(settings: Settings, steps_per_epoch: int) -> npt.NDArray[np.f
 def explain_extension(before: Settings, after: Settings, steps_per_epoch: int, done: int) -> str:
     """Say what another number of epochs does to the rates of a run that is ``done`` steps far."""
     old, new = (learning_rates(settings, steps_per_epoch) for settings in (before, after))
-    what = f"{after.epochs} epochs instead of {before.epochs}: the {after.schedule} schedule"
+    what = f"{count(after.epochs, 'epoch')} instead of {before.epochs}: the {after.schedule} schedule"
     if np.array_equal(old[:done], new[:done]):
-        return f"{what} is the same so far; the result is that of {after.epochs} epochs from the start"
+        return (
+            f"{what} is the same so far; the result is that of {count(after.epochs, 'epoch')} from the start"
+        )
     return (
         f"{what} is laid out anew over all of them and goes on at the rate {new[min(done, len(new) - 1)]:.3g}"
-        f" after {old[done - 1]:.3g}; the result is not that of {after.epochs} epochs from the start"
+        f" after {old[done - 1]:.3g}; the result is not that of {count(after.epochs, 'epoch')} from the start"
     )

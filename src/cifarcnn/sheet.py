@@ -14,6 +14,7 @@ from cifarcnn.errors import CifarCNNError, UsageError
 from cifarcnn.lettering import BLACK, BLUE, GREY, ORANGE, PALE, RED, Colour
 from cifarcnn.picturefiles import Failure
 from cifarcnn.prediction import LOOK_FOR_SHEET
+from cifarcnn.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -83,8 +84,7 @@ class Sheet:
         self.columns = min(COLUMNS, self.shown)
         # A name, the bars, and a line for marks.
         self.cell_height = BOX + (min(top_k, MOST_BARS) + 2) * LINE + GAP + 8
-        pictures = "1 picture" if total == 1 else f"{total:,} pictures"
-        self.title = f"{pictures}, answered by {title}"
+        self.title = f"{count(total, 'picture')}, answered by {title}"
         self.written: list[Path] = []
         self._bound: list[Image.Image] = []
         self._count = 0

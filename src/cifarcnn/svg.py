@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cifarcnn.metrics import ReliabilityBin
+from cifarcnn.wording import percent
 
 WIDTH, HEIGHT = 360, 240
 LEFT, RIGHT, TOP, BOTTOM = 44, 350, 24, 204
@@ -59,7 +60,7 @@ def reliability(bins: Sequence[ReliabilityBin]) -> str:
         parts.append(
             f'<rect class="bar" x="{left:.1f}" y="{top:.1f}" width="{right - left - 1:.1f}" '
             f'height="{BOTTOM - top:.1f}"><title>{part.count:,} images of confidence {part.low:.2f} to '
-            f"{part.high:.2f}: {100 * part.accuracy:.1f} % right</title></rect>"
+            f"{part.high:.2f}: {percent(part.accuracy, 1)} right</title></rect>"
         )
     parts.append(f'<line class="second" x1="{LEFT}" y1="{BOTTOM}" x2="{RIGHT}" y2="{TOP}"/>')
     parts.append(f'<text class="second" x="{LEFT + 12}" y="{TOP + 16}">line: perfect calibration</text>')

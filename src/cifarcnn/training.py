@@ -17,6 +17,7 @@ from cifarcnn.events import Note, OnEvent, ignore
 from cifarcnn.preparation import ALONE, Company
 from cifarcnn.progress import Progress, images_per_second
 from cifarcnn.run import Checkpoint, RunDirectory, saving
+from cifarcnn.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -251,7 +252,7 @@ def _ending(settings: Settings, progress: Progress) -> str:
     if progress.epoch >= settings.epochs:
         return f"{progress.epoch} of {settings.epochs} epochs"
     best = progress.best_epoch
-    return f"no better validation accuracy in the {settings.patience} epochs after epoch {best}"
+    return f"no better validation accuracy in the {count(settings.patience, 'epoch')} after epoch {best}"
 
 
 def _resumed_settings(checkpoint: Checkpoint, said: "Mapping[str, config.Value]") -> Settings:

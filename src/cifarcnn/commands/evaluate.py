@@ -13,6 +13,7 @@ from cifarcnn import console
 from cifarcnn.cifar10 import CLASSES
 from cifarcnn.commands.options import images_option, json_option
 from cifarcnn.modelfile import BATCH_SIZE, display_name
+from cifarcnn.wording import percent
 
 if TYPE_CHECKING:
     from cifarcnn.comparison import Comparison
@@ -123,7 +124,7 @@ def _show(result: "Evaluation") -> None:
         show("\n[bold]Most confused[/]")
         for pair in result.metrics.most_confused[:5]:
             mistake = f"{CLASSES[pair.truth]} taken for {CLASSES[pair.answer]}"
-            show(f"  {mistake:<32}{pair.count:>6,}   {100 * pair.share:.1f} % of its class")
+            show(f"  {mistake:<32}{pair.count:>6,}   {percent(pair.share, 1)} of its class")
 
 
 def _summary(result: "Evaluation") -> Table:
@@ -133,8 +134,8 @@ def _summary(result: "Evaluation") -> Table:
     rows = [
         ("accuracy", _accuracy(figures)),
         ("loss", f"{figures.loss:.4f}"),
-        ("top-2, top-5", f"{_percent(figures.top2)}, {_percent(figures.top5)}"),
-        ("calibration error", _percent(figures.ece)),
+        ("top-2, top-5", f"{percent(figures.top2)}, {percent(figures.top5)}"),
+        ("calibration error", percent(figures.ece)),
         ("speed", f"{result.images_per_second:,.0f} images/s ({result.seconds:.1f} s)"),
     ]
     if result.uncalibrated and result.temperature:
@@ -142,10 +143,10 @@ def _summary(result: "Evaluation") -> Table:
         rows[1] = ("loss", f"{figures.loss:.4f} with {before}, {result.uncalibrated.loss:.4f} without")
         rows[3] = (
             "calibration error",
-            f"{_percent(figures.ece)} with {before}, {_percent(result.uncalibrated.ece)} without",
+            f"{percent(figures.ece)} with {before}, {percent(result.uncalibrated.ece)} without",
         )
     if result.false_alarms is not None:
-        rows.append(("false alarms", f"{_percent(result.false_alarms)} marked as none of the ten"))
+        rows.append(("false alarms", f"{percent(result.false_alarms)} marked as none of the ten"))
     rows += [(evaluation.VIEWS[name], _accuracy(averaged)) for name, averaged in result.averaged.items()]
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
     for row in rows:
@@ -159,7 +160,7 @@ def _per_class(figures: "Metrics") -> Table:
     for heading in ("precision", "recall", "F1", "images"):
         table.add_column(heading, justify="right")
     for name, score in zip(CLASSES, figures.per_class, strict=True):
-        shares = (_percent(share) for share in (score.precision, score.recall, score.f1))
+        shares = (percent(share) for share in (score.precision, score.recall, score.f1))
         table.add_row(name, *shares, f"{score.support:,}")
     return table
 
@@ -201,10 +202,10 @@ def _show_comparison(results: list["Evaluation"], comparisons: list["Comparison"
         figures = result.metrics
         table.add_row(
             str(number),
-            _percent(figures.accuracy),
+            percent(figures.accuracy),
             _interval(figures.accuracy_interval),
             f"{figures.loss:.4f}",
-            _percent(figures.ece),
+            percent(figures.ece),
             f"{result.images_per_second:,.0f}",
         )
     show(table)
@@ -224,12 +225,8 @@ def _show_comparison(results: list["Evaluation"], comparisons: list["Comparison"
 
 
 def _accuracy(figures: "Metrics") -> str:
-    return f"{_percent(figures.accuracy)} (95 % interval {_interval(figures.accuracy_interval)})"
+    return f"{percent(figures.accuracy)} (95 % interval {_interval(figures.accuracy_interval)})"
 
 
 def _interval(interval: "Interval") -> str:
     return f"{100 * interval[0]:.2f} to {100 * interval[1]:.2f} %"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"

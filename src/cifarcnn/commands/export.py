@@ -7,6 +7,7 @@ import click
 from cifarcnn import console
 from cifarcnn.commands.options import data_option, json_option
 from cifarcnn.exportformats import FORMATS
+from cifarcnn.wording import percent
 
 
 @click.command(epilog="Example: cifarcnn export runs/20261121-033456-vgg2-fast-seed0 --format litert --half")
@@ -66,6 +67,6 @@ def export(
     if result.changed is not None:
         click.echo(
             f"rounding changes probabilities by up to {result.rounding_difference:.1e} and "
-            f"{100 * result.changed:.1f} % of the answers"
+            f"{percent(result.changed, 1)} of the answers"
         )
     click.echo(f"next:  cifarcnn evaluate {name}")

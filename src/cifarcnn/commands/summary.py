@@ -11,15 +11,16 @@ from rich.table import Table
 
 from cifarcnn import architectures, config, console
 from cifarcnn.commands.options import complete_architecture, complete_file, json_option
-from cifarcnn.expectations import Expectation, duration
+from cifarcnn.expectations import Expectation
+from cifarcnn.wording import duration, percent
 
 if TYPE_CHECKING:
     from cifarcnn.exportsummary import ExportSummary
     from cifarcnn.summaries import Recipe, Summary
 
 EXPECTED: dict[str, Callable[[Expectation], str]] = {
-    "test accuracy": lambda expected: f"{100 * expected.accuracy:.2f} %",
-    "with views": lambda expected: f"{100 * expected.flip_shift:.2f} %",
+    "test accuracy": lambda expected: percent(expected.accuracy),
+    "with views": lambda expected: percent(expected.flip_shift),
     "training time": lambda expected: duration(expected.train_seconds),
 }
 """What to expect of a recipe, and how it is shown."""
@@ -77,8 +78,8 @@ def _show_all(rows: "list[dict[str, Any]]") -> None:
         cells = (row["name"], f"{row['params']:,}", f"{row['flops'] / 1e6:.1f}")
         lines = [row["summary"] + (f" ({row['published']})" if row["published"] else "")]
         for recipe, expected in row["expected"].items():
-            accuracy, time = 100 * expected["accuracy"], duration(expected["train_seconds"])
-            lines.append(f"{recipe}: {accuracy:.1f} % in {time}")
+            accuracy, time = percent(expected["accuracy"], 1), duration(expected["train_seconds"])
+            lines.append(f"{recipe}: {accuracy} in {time}")
         table.add_row(*cells, "\n".join(lines))
     console.stdout.print(table)
 

@@ -12,6 +12,7 @@ from cifarcnn import cluster, config, console
 from cifarcnn.cluster import WAIT_SECONDS
 from cifarcnn.commands.options import images_option, json_option, setting_options
 from cifarcnn.events import ignore
+from cifarcnn.wording import count
 
 if TYPE_CHECKING:
     from cifarcnn.repeats import SeriesResult
@@ -220,7 +221,7 @@ def _show_tasks(plan: "Plan", directory: Path, as_json: bool) -> None:
         document = {"schema": 1, "directory": str(directory), "count": len(tasks), "tasks": tasks}
         console.emit_json(document)
         return
-    click.echo(f"{len(plan.tasks)} tasks in {console.printable(str(directory))}")
+    click.echo(f"{count(len(plan.tasks), 'task')} in {console.printable(str(directory))}")
     for number, task in enumerate(plan.tasks, 1):
         click.echo(f"{number:>{len(str(len(plan.tasks)))}}  {task.name}")
 
@@ -229,7 +230,7 @@ def _show(result: "TrainingResult") -> None:
     """Say how it went, and what to do next."""
     minutes, seconds = divmod(round(result.train_seconds), 60)
     click.echo(
-        f"{result.arch}, {result.recipe} recipe: {result.epochs} epochs in {minutes} min {seconds} s"
+        f"{result.arch}, {result.recipe} recipe: {count(result.epochs, 'epoch')} in {minutes} min {seconds} s"
         f" ({result.images_per_second:,.0f} images/s, {result.device}, {result.precision})"
     )
     if result.val_accuracy is not None:
