@@ -23,6 +23,9 @@ FULL_SIDE = 32
 SMALLEST_SIDE = 16
 """Of a smaller image, three poolings leave nothing."""
 
+RUNS = "runs"
+"""Where run directories are made, and looked for, unless the user names another place."""
+
 MANY = ("grid", "run")
 """The tables of a settings file that make it a file of many runs; see ``cifarcnn.sweep``."""
 
@@ -188,6 +191,16 @@ def read_toml(path: str | Path) -> dict[str, Value]:
                 f"--config {str(path)!r}: {name} makes it a file of many runs; expected the settings of one"
             )
     return check_table(table, f"--config {str(path)!r}")
+
+
+def merged(file: str | Path | None, said: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the settings of a file, if there is one, and those said besides, which win unless they are None.
+
+    Raises:
+        UsageError: as for ``read_toml``.
+    """
+    from_file = read_toml(file) if file is not None else {}
+    return {**from_file, **{name: value for name, value in said.items() if value is not None}}
 
 
 def read_table(path: str | Path) -> dict[str, Any]:

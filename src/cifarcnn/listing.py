@@ -98,7 +98,7 @@ class Listing:
         }
 
 
-def gather(directories: Sequence[str | Path] = ("runs",), *, sort: str = "name") -> Listing:
+def gather(directories: Sequence[str | Path], *, sort: str = "name") -> Listing:
     """Read all runs in some directories.
 
     Args:

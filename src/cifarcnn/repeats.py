@@ -77,7 +77,7 @@ class SeriesResult:
 def train_seeds(
     seeds: Sequence[int],
     *,
-    out: str | Path = "runs",
+    out: str | Path = config.RUNS,
     data: str | Path | None = None,
     settings_file: str | Path | None = None,
     on_event: OnEvent = ignore,
@@ -94,9 +94,7 @@ def train_seeds(
         UsageError: a seed or a setting is wrong.
         CifarCNNError: as for ``cifarcnn.train``, but that a run which fails does not stop the others.
     """
-    from_file = config.read_toml(settings_file) if settings_file is not None else {}
-    said = {name: value for name, value in settings.items() if value is not None}
-    plan = sweep.repeat({**from_file, **said}, seeds, data)
+    plan = sweep.repeat(config.merged(settings_file, settings), seeds, data)
     first = plan.tasks[0].settings
     directory = run.make_directory(Path(out), f"{first.arch}-{first.recipe}-{len(seeds)}seeds")
     plan.save(directory)
@@ -107,7 +105,7 @@ def train_sweep(
     settings_file: str | Path,
     *,
     seeds: Sequence[int] = (),
-    out: str | Path = "runs",
+    out: str | Path = config.RUNS,
     data: str | Path | None = None,
     on_event: OnEvent = ignore,
     **settings: config.Value,
@@ -134,7 +132,7 @@ def train_task(
     number: int,
     *,
     seeds: Sequence[int] = (),
-    out: str | Path = "runs",
+    out: str | Path = config.RUNS,
     data: str | Path | None = None,
     on_event: OnEvent = ignore,
     **settings: config.Value,

@@ -69,7 +69,7 @@ class TrainingResult:
 
 def train(
     *,
-    out: str | Path = "runs",
+    out: str | Path = config.RUNS,
     data: str | Path | None = None,
     settings_file: str | Path | None = None,
     alone: bool = False,
@@ -106,9 +106,7 @@ def train(
     """
     company = preparation.company(alone=alone, wait=wait, scale_batch=scale_batch)
     with preparation.telling(company):
-        from_file = config.read_toml(settings_file) if settings_file is not None else {}
-        said = {name: value for name, value in settings.items() if value is not None}
-        resolved = config.resolve({**from_file, **said})
+        resolved = config.resolve(config.merged(settings_file, settings))
     return start(resolved, lambda: RunDirectory.create(Path(out), resolved), data, on_event, company)
 
 

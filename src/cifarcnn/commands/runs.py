@@ -49,7 +49,7 @@ def runs(context: click.Context, *, directories: tuple[Path, ...], sort: str, fo
     """
     from cifarcnn import listing
 
-    found = listing.gather(directories or ("runs",), sort=sort)
+    found = listing.gather(directories or (config.RUNS,), sort=sort)
     if form == "json":
         console.emit_json(found.as_document())
     elif form == "csv":

@@ -45,7 +45,7 @@ def _parse_seeds(_context: click.Context, _option: click.Parameter, text: str | 
     "--out",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    default=Path("runs"),
+    default=Path(config.RUNS),
     show_default=True,
     help="Where the run directory is made.",
 )
