@@ -200,7 +200,11 @@ def read_metadata(path: Path) -> dict[str, Any]:
         ModelError: there is no such model, or it is damaged.
     """
     path = resolve(path)
-    kind = exported.form(path)
+    return _metadata(path, exported.form(path))
+
+
+def _metadata(path: Path, kind: str | None) -> dict[str, Any]:
+    """Read what was stored with the model in a file, and check what of it is computed with."""
     metadata = _archived_metadata(path) if kind is None else exported.read_metadata(path, kind)
     temperature = metadata.get("temperature", 1.0)
     # Beyond the largest float, JSON's integers are no numbers to divide by.
@@ -225,8 +229,6 @@ def load(path: Path) -> Model:
         ModelError: it is missing, damaged, unsafe, or does not map 32x32 images to ten probabilities.
     """
     path = resolve(path)
-    metadata = read_metadata(path)
     kind = exported.form(path)
-    if kind is not None:
-        return Model(path, metadata, exported.load(path, kind), kind)
-    return Model(path, metadata, kerasfile.load(path))
+    metadata = _metadata(path, kind)
+    return Model(path, metadata, kerasfile.load(path) if kind is None else exported.load(path, kind), kind)
