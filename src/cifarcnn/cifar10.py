@@ -58,6 +58,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def at(self, indices: Indices) -> "Images":
+        """Return some of them, int (k,), in this order."""
+        return Images(self.images[indices], self.labels[indices], self.source)
+
     def sha256(self) -> str:
         """Checksum over the bytes of the images, then the labels, by which a model knows its data."""
         digest = hashlib.sha256(self.images.ravel().data)

@@ -11,19 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from cifarcnn import cifar10, comparison, metrics, modelfile, outsiders, sources
+from cifarcnn import cifar10, comparison, heldout, metrics, modelfile, outsiders, sources
 from cifarcnn.cifar10 import CLASSES
 from cifarcnn.comparison import Comparison
 from cifarcnn.errors import ModelError, UsageError
 from cifarcnn.events import Note, OnEvent, ignore
+from cifarcnn.heldout import HeldOut
 from cifarcnn.metrics import Array, Metrics
 
 MEASURABLE = ("test", "validation")
 VIEWS = {"flip": "with flip", "flip_shift": "with flip and shift"}
 """The figures of test-time augmentation: their names in documents, and for people."""
-
-TRAINED_ON = "training_images_sha256"
-"""The fact in a model's metadata that identifies all images its training was given, held out or not."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +138,7 @@ def evaluate(
     limit = outsiders.limit(loaded.metadata, path)
     images = _load_images(path, held_out, data, on_event)
     on_event(Note(loaded.inference()))
-    facts = loaded.metadata.get("facts")
-    if isinstance(facts, dict) and facts.get(TRAINED_ON) == images.sha256():
+    if heldout.trained_on(loaded.metadata) == images.sha256():
         on_event(Note("warning: the model was trained on these very images: the figures flatter it"))
     # The first step compiles the network, which is no part of its speed.
     loaded.probabilities(images.images[:batch_size], batch_size)
@@ -176,34 +173,23 @@ def evaluate(
     )
 
 
-@dataclass(frozen=True)
-class _HeldOut:
-    """Which images a training held out: how many, by which seed, and the checksum of all its images."""
-
-    size: int
-    seed: int
-    sha256: str
-
-
-def _held_out(path: Path) -> _HeldOut:
+def _held_out(path: Path) -> HeldOut:
     """Read from a model which images its training held out."""
-    metadata = modelfile.read_metadata(path)
-    facts = metadata.get("facts")
-    size, seed = metadata.get("val_size"), metadata.get("seed")
-    if not (isinstance(size, int) and isinstance(seed, int) and isinstance(facts, dict)):
+    held_out = heldout.told(modelfile.read_metadata(path))
+    if held_out is None or held_out.sha256 is None:
         raise UsageError(
             f"the model {path} does not say which images its training held out; evaluate it with --split test"
         )
-    if size == 0:
+    if held_out.size == 0:
         raise UsageError(
             f"the model {path} was trained on all training images, none was held out; "
             "evaluate it with --split test"
         )
-    return _HeldOut(size, seed, str(facts.get(TRAINED_ON)))
+    return held_out
 
 
 def _load_images(
-    path: Path, held_out: _HeldOut | None, data: str | Path | None, on_event: OnEvent
+    path: Path, held_out: HeldOut | None, data: str | Path | None, on_event: OnEvent
 ) -> cifar10.Images:
     """The test images, or those of the training images that were held out."""
     if held_out is None:
@@ -214,8 +200,7 @@ def _load_images(
             f"the model {path} was trained on other images than those of {train.source}, so its validation "
             "images are not among them; give the data it was trained on with --data"
         )
-    _, indices = cifar10.stratified_split(train.labels, held_out.size, held_out.seed)
-    return cifar10.Images(train.images[indices], train.labels[indices], train.source)
+    return held_out.among(train)
 
 
 def _augmented_views(

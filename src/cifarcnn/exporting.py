@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cifarcnn import cifar10, conversion, exported, files, modelfile, sources
+from cifarcnn import cifar10, conversion, exported, files, heldout, modelfile, sources
 from cifarcnn.errors import ModelError, UsageError, first_line
 from cifarcnn.events import Note, OnEvent, ignore
 from cifarcnn.exportformats import FORMATS
@@ -129,12 +129,9 @@ def _default_output(model: Path, kind: str) -> Path:
 def _images(model: Model, data: str | Path | None, on_event: OnEvent) -> cifar10.Images:
     """Choose training images, of those that the model's own training held out if it says which."""
     train = sources.load("train", data=data, on_event=on_event)
-    held_out, seed = model.metadata.get("val_size"), model.metadata.get("seed")
-    chosen = np.arange(len(train.labels))
-    if isinstance(held_out, int) and isinstance(seed, int) and 0 < held_out < len(chosen):
-        _, chosen = cifar10.stratified_split(train.labels, held_out, seed)
-    chosen = chosen[:: max(1, len(chosen) // PARITY_IMAGES)][:PARITY_IMAGES]
-    return cifar10.Images(train.images[chosen], train.labels[chosen], train.source)
+    held_out = heldout.told(model.metadata)
+    images = held_out.among(train) if held_out and 0 < held_out.size < len(train) else train
+    return images.at(np.arange(0, len(images), max(1, len(images) // PARITY_IMAGES))[:PARITY_IMAGES])
 
 
 def _write(model: Model, kind: str, half: bool, path: Path, images: cifar10.Images) -> Export:

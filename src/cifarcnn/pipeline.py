@@ -35,10 +35,7 @@ def divide(images: Images, settings: "Settings") -> tuple[Images, Images | None]
     rest, held_out = stratified_split(images.labels, settings.val_size, settings.seed)
     if settings.train_size is not None:
         rest = stratified_subset(images.labels, rest, settings.train_size, settings.seed)
-    train, validation = (
-        Images(images.images[indices], images.labels[indices], images.source) for indices in (rest, held_out)
-    )
-    return train, validation if settings.val_size else None
+    return images.at(rest), images.at(held_out) if settings.val_size else None
 
 
 def draw_epoch(count: int, *, seed: int, epoch: int, augment: str, shift: int) -> npt.NDArray[np.int32]:
