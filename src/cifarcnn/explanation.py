@@ -8,7 +8,6 @@ any model file, and what it finds can be repeated by hand with a paintbrush.
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,8 @@ from cifarcnn.picturefiles import Failure
 from cifarcnn.sheet import TEXT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from PIL import Image
 
     from cifarcnn.prediction import Answer, Prediction
@@ -41,20 +42,19 @@ NARROWEST = 640
 GAP = 16
 
 
-def evidence(model: Model, pixels: Bytes, label: int, spreads: Sequence[float] = SPREADS) -> Array:
+def evidence(model: Model, pixels: Bytes, label: int) -> Array:
     """Measure how much each place of a picture speaks for a class.
 
     Args:
         model: the model that named the class; calibrated where it knows its temperature.
         pixels: uint8 (32, 32, 3).
         label: the class, 0 to 9.
-        spreads: the blots' standard deviations in pixels.
 
     Returns:
         float64 (32, 32): the mean loss of the class's log-probability, in nats, when the place is covered;
         below zero where covering it makes the class more probable.
     """
-    blots = [_blots(spread) for spread in spreads]
+    blots = [_blots(spread) for spread in SPREADS]
     every = np.concatenate(blots)[..., None]
     ground = pixels.mean(axis=(0, 1))
     covered = np.rint(pixels * (1 - every) + ground * every).astype(np.uint8)

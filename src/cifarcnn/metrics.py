@@ -144,12 +144,12 @@ def class_scores(confusion: Array) -> tuple[ClassScore, ...]:
     return tuple(ClassScore(*row) for row in columns)
 
 
-def confused_pairs(confusion: Array, count: int = CONFUSED_PAIRS) -> tuple[ConfusedPair, ...]:
-    """The up to ``count`` most frequent kinds of mistake in a confusion matrix [truth][answer]."""
+def confused_pairs(confusion: Array) -> tuple[ConfusedPair, ...]:
+    """The up to ten most frequent kinds of mistake in a confusion matrix [truth][answer]."""
     mistakes = confusion - np.diag(confusion.diagonal())
     support = confusion.sum(axis=1)
     pairs = []
-    for cell in np.argsort(-mistakes, axis=None, kind="stable")[:count]:
+    for cell in np.argsort(-mistakes, axis=None, kind="stable")[:CONFUSED_PAIRS]:
         truth, answer = divmod(int(cell), len(confusion))
         number = int(mistakes[truth, answer])
         if number:
@@ -169,21 +169,18 @@ def wilson_interval(successes: int, n: int) -> Interval:
     return low, high
 
 
-def reliability_bins(
-    confidence: Array, right: Array, count: int = CALIBRATION_BINS
-) -> tuple[ReliabilityBin, ...]:
-    """Group answers by confidence into equally wide bins.
+def reliability_bins(confidence: Array, right: Array) -> tuple[ReliabilityBin, ...]:
+    """Group answers by confidence into 15 equally wide bins.
 
     Args:
         confidence: float (n,), the probability given to each answer.
         right: bool (n,), whether the answer was true.
-        count: the number of bins.
     """
-    edges = np.linspace(0, 1, count + 1)
+    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     # float32 rows may reach a hair above 1 and would fall out of the last bin.
-    where = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, count - 1)
+    where = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, CALIBRATION_BINS - 1)
     bins = []
-    for index in range(count):
+    for index in range(CALIBRATION_BINS):
         inside = where == index
         number = int(inside.sum())
         bins.append(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifarcnn import architectures, boxed, config, expectations, exportsummary, modelfile
-from cifarcnn.errors import UsageError
+from cifarcnn.cifar10 import RECORDS_PER_FILE, TRAIN_FILES
 from cifarcnn.recipes import of as recipes_of
 
 if TYPE_CHECKING:
@@ -54,25 +54,18 @@ def summarise(name: str | Path) -> Summary | exportsummary.ExportSummary:
             model, or ``boxed``.
 
     Raises:
-        UsageError: it is neither.
-        ModelError: the file is not a model of ours.
+        UsageError: it is a word that names no architecture.
+        ModelError: there is no such file, or it is not a model of ours.
     """
-    names = [row.name for row in architectures.ARCHITECTURES]
-    if str(name) in names:
+    path, word = Path(name), str(name)
+    a_path = word == boxed.NAME or os.path.exists(path) or path.suffix == ".keras" or path.name != word
+    if word in {row.name for row in architectures.ARCHITECTURES} or not a_path:
+        row = architectures.find(word)
         from cifarcnn import backend
 
         backend.load()
-        return describe(architectures.build(str(name)), str(name))
-    path = Path(name)
-    if (
-        str(name) != boxed.NAME
-        and not os.path.exists(path)
-        and path.suffix != ".keras"
-        and path.name == str(name)
-    ):
-        architectures.find(str(name))
-        raise UsageError(f"no model file {str(name)!r}")
-    return exportsummary.describe(path) or describe(modelfile.load(path).keras, str(name))
+        return describe(architectures.build(row.name), row.name)
+    return exportsummary.describe(path) or describe(modelfile.load(path).keras, word)
 
 
 def describe(network: "keras.Model", name: str) -> Summary:
@@ -118,15 +111,14 @@ def recipes(arch: str) -> dict[str, Recipe]:
     return found
 
 
-def training_flops(settings: config.Settings, images: int = 50_000) -> int:
-    """Return the floating-point operations of a whole training, validation not included.
+def training_flops(settings: config.Settings) -> int:
+    """Return the floating-point operations of a whole training on CIFAR-10, validation not included.
 
     Counted are the convolutions and dense layers of each step: the answers, the gradient of each layer's
     weights, and that of each layer's input where a trainable layer comes before.
 
     Args:
         settings: of which the architecture, the epochs, the batch size, the images and their sides count.
-        images: all that the training is given; ``val_size`` of them are held out.
     """
     from cifarcnn import backend
 
@@ -134,6 +126,7 @@ def training_flops(settings: config.Settings, images: int = 50_000) -> int:
     import keras
 
     network = architectures.build(settings.arch)
+    images = len(TRAIN_FILES) * RECORDS_PER_FILE
     count = min(settings.train_size or images, images - settings.val_size)
     count -= count % settings.batch_size
     total, costs = 0, {}
