@@ -1,4 +1,4 @@
-"""A Keras network as LiteRT, ONNX or SavedModel, and its kernels in half precision.
+"""A Keras network as LiteRT, ONNX or SavedModel, its kernels in half precision, our metadata in the result.
 
 Keras's own exporters do the work. What is written here takes raw pixels of any number of images, as the
 network does. Whether it answers as the network does is checked by ``cifarcnn.exporting``.
@@ -24,7 +24,7 @@ from cifarcnn.runtimes import import_onnx
 if TYPE_CHECKING:
     import keras
 
-Array = npt.NDArray[np.float32]
+Kernel = npt.NDArray[np.float32]
 
 FLOAT16_DEQUANTIZE = 3
 """The version of LiteRT's operation DEQUANTIZE that takes float16."""
@@ -110,7 +110,7 @@ def without_metadata(data: bytes) -> bytes:
         return data[: min(member.header_offset for member in archive.infolist())]
 
 
-def halve(flatbuffer: bytes) -> tuple[bytes, list[tuple[Array, Array]]]:
+def halve(flatbuffer: bytes) -> tuple[bytes, list[tuple[Kernel, Kernel]]]:
     """Store the kernels of a LiteRT model in float16; all else stays float32.
 
     Runtimes turn them back into float32 once, when they open the model.
@@ -126,7 +126,7 @@ def halve(flatbuffer: bytes) -> tuple[bytes, list[tuple[Array, Array]]]:
     (graph,) = model.subgraphs
     codes = [code.builtinCode for code in model.operatorCodes]
     takes_kernel = (operators.CONV_2D, operators.DEPTHWISE_CONV_2D, operators.FULLY_CONNECTED)
-    kernels: list[tuple[Array, Array]] = []
+    kernels: list[tuple[Kernel, Kernel]] = []
     unpacking = []
     done: set[int] = set()
     code = schema.OperatorCodeT(operators.DEQUANTIZE, None, FLOAT16_DEQUANTIZE, operators.DEQUANTIZE)
@@ -190,12 +190,12 @@ class _AlignedPacking:
         return int(schema.BufferEnd(builder))
 
 
-def _keras_layout(kernel: Array, depthwise: bool) -> Array:
+def _keras_layout(kernel: Kernel, depthwise: bool) -> Kernel:
     """Turn a LiteRT kernel into the axes of Keras's: outputs last, not first."""
     return kernel[0] if depthwise else np.moveaxis(kernel, 0, -1)
 
 
-def round_kernels(network: "keras.Model", kernels: list[tuple[Array, Array]]) -> None:
+def round_kernels(network: "keras.Model", kernels: list[tuple[Kernel, Kernel]]) -> None:
     """Give a network the kernels that its export in half precision stores.
 
     The converter multiplies kernels by what follows or precedes them, so the rounding is taken back through

@@ -1,8 +1,8 @@
-"""Exported models, opened with as little trust as model files: LiteRT, ONNX and TensorFlow's SavedModel.
+"""Exported models and what is stored with them, opened with as little trust as model files.
 
-Their runtimes are native programs that a hostile file may crash or keep busy for ever. So every file but the
-boxed one, whose checksum is known, is first opened and run in a child process with limits; only what answered
-there like a classifier is opened here, from the same bytes.
+The runtimes of LiteRT, ONNX and TensorFlow's SavedModel are native programs that a hostile file may crash or
+keep busy for ever. So every file but the boxed one, whose checksum is known, is first opened and run in a
+child process with limits; only what answered there like a classifier is opened here, from the same bytes.
 """
 
 import contextlib
@@ -87,7 +87,7 @@ def load(path: Path, kind: str) -> "Runtime":
             with _vetted_directory(path) as directory:
                 return runtimes.SavedModel(str(path), directory)
         data = _vetted_file(path, kind)
-        return (runtimes.Onnx if kind == "onnx" else runtimes.LiteRT)(str(path), data)
+        return runtimes.OF_FILES[kind](str(path), data)
     except (RuntimeError, ValueError, ImportError) as problem:
         raise ModelError(f"the model {path} cannot be opened: {first_line(problem)}") from problem
 
@@ -111,7 +111,7 @@ def open_own(path: Path, kind: str) -> "Runtime":
 
     if kind == "saved-model":
         return runtimes.SavedModel(str(path), path)
-    return (runtimes.Onnx if kind == "onnx" else runtimes.LiteRT)(str(path), path.read_bytes())
+    return runtimes.OF_FILES[kind](str(path), path.read_bytes())
 
 
 @contextlib.contextmanager

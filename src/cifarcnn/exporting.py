@@ -101,7 +101,9 @@ def export(
             result = _write(opened, format, half, aside, images)
             _move(aside, target)
     except OSError as problem:
-        raise ModelError(f"cannot write {target}: {problem.strerror or problem}") from problem
+        raise ModelError(
+            f"cannot write {target}: {problem.strerror or problem}; choose another place with --output"
+        ) from problem
     on_event(Note(f"compared on {result.images:,} training images from {images.source}"))
     return Export(**{**asdict(result), "path": target})
 
@@ -165,7 +167,7 @@ def _write(model: Model, kind: str, half: bool, path: Path, images: cifar10.Imag
         path=path,
         format=kind,
         weights=str(facts.get("weights", "float32")),
-        size=sum(part.stat().st_size for part in (path, *path.rglob("*")) if part.is_file()),
+        size=files.size(path),
         images=len(answers),
         difference=difference,
         rounding_difference=float(np.abs(answers - plain).max()) if half else None,

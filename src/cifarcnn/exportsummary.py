@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cifarcnn import exported, modelfile
+from cifarcnn import exported, files, modelfile
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,8 @@ def describe(path: Path) -> ExportSummary | None:
         return None
     metadata = modelfile.read_metadata(found)
     exported.check(found, kind)
-    if found.is_dir():
-        size = sum(part.stat().st_size for part in found.rglob("*") if part.is_file())
-        return ExportSummary(str(path), kind, size, None, metadata)
-    with found.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return ExportSummary(str(path), kind, found.stat().st_size, digest, metadata)
+    digest = None
+    if found.is_file():
+        with found.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return ExportSummary(str(path), kind, files.size(found), digest, metadata)

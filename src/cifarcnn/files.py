@@ -1,4 +1,4 @@
-"""Writing files so that they appear whole or not at all, and reading small ones that may be anything.
+"""Writing files so that they appear whole or not at all, and looking at files that may be anything.
 
 A file is written beside its destination, flushed to the disk and renamed over it. A reader, or a process
 killed at any instant, sees the old file or the new one, never a part.
@@ -31,6 +31,11 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as problem:
         raise ValueError(f"{path.name} is no text: {problem.reason}") from problem
+
+
+def size(path: Path) -> int:
+    """Return the bytes of a file, or of all files in and below a directory."""
+    return sum(part.stat().st_size for part in (path, *path.rglob("*")) if part.is_file())
 
 
 def check_place(path: Path) -> None:

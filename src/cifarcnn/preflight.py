@@ -26,16 +26,16 @@ def divide(images: Images, settings: Settings) -> tuple[Images, Images | None]:
     return train, validation
 
 
-def check_shares(settings: Settings, devices: int) -> None:
+def check_shares(settings: Settings, count: int) -> None:
     """Refuse batches that do not fall into equal shares.
 
     Raises:
         UsageError: the number of devices does not divide ``batch_size``.
     """
-    if rest := settings.batch_size % devices:
-        below, above = settings.batch_size - rest, settings.batch_size - rest + devices
+    if rest := settings.batch_size % count:
+        below, above = settings.batch_size - rest, settings.batch_size - rest + count
         raise UsageError(
-            f"batch_size is {settings.batch_size}, which {devices} devices cannot share equally; expected"
+            f"batch_size is {settings.batch_size}, which {count} devices cannot share equally; expected"
             f" e.g. {' or '.join(str(size) for size in (below, above) if size)}"
         )
 

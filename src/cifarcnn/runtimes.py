@@ -1,21 +1,20 @@
-"""What runs exported models: LiteRT, ONNX Runtime or TensorFlow, each behind one small class.
+"""What runs exported models, each behind one small class, and the first questions that they are asked.
 
 Every class takes raw pixels of shape (n, 32, 32, 3) and answers with probabilities (n, 10), as a Keras model
 does, so that ``cifarcnn.modelfile.Model`` asks all of them alike. What they are given has passed
 ``cifarcnn.exported``; they refuse here what has other inputs or outputs than an image classifier of ours.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from cifarcnn import backend, devices, trial
 from cifarcnn.errors import ModelError
+from cifarcnn.metrics import Array
 from cifarcnn.wording import count
-
-Array = npt.NDArray[Any]
 
 PROBE_IMAGES = 8
 
@@ -150,6 +149,10 @@ class SavedModel:
     def inference(self) -> str:
         """Say what computes."""
         return f"TensorFlow, {count(devices.usable_cpus(), 'core')}, float32"
+
+
+OF_FILES: dict[str, Callable[[str, bytes], Runtime]] = {"litert": LiteRT, "onnx": Onnx}
+"""What opens the formats that are one file, by their names."""
 
 
 def import_onnx(name: str) -> Any:

@@ -1,14 +1,11 @@
 """A training shown on stderr: a moving bar on a terminal, and one plain line per epoch everywhere."""
 
-from typing import TYPE_CHECKING
+from types import TracebackType
 
 from rich import progress
 
 from cifarcnn import console
 from cifarcnn.events import EpochDone, Event, StepsDone
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 
 class TrainingDisplay(console.Display):
@@ -54,9 +51,9 @@ class TrainingDisplay(console.Display):
 
     def __exit__(
         self,
-        kind: "type[BaseException] | None",
-        problem: "BaseException | None",
-        traceback: "TracebackType | None",
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         if self.whole is not None:
             self.steps.stop()
