@@ -1,4 +1,4 @@
-"""What differs between Keras's backends outside the networks: import, devices, threads, feeding arrays.
+"""What differs between Keras's backends outside the networks, from their import to running out of memory.
 
 The rest of the package speaks Keras's own API and runs on TensorFlow and on JAX, whichever ``KERAS_BACKEND``
 names. TensorFlow's own layers stand in ``cifarcnn.tensorflow_layers``.

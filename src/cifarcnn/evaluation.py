@@ -1,4 +1,4 @@
-"""Evaluation: run a saved network on test or validation images and gather its figures.
+"""Evaluation: run saved networks on test or validation images, gather their figures, compare them.
 
 The figures are computed in ``metrics`` and shown by ``presentation``; opening models is left to
 ``modelfile``, finding images to ``sources``. Nothing else in this package reads the test images.

@@ -1,4 +1,4 @@
-"""Picture files to what a network takes: uint8 (32, 32, 3), red green blue.
+"""Picture files to what a network takes, uint8 (32, 32, 3), red green blue; and to copies for people.
 
 A 32x32 RGB picture arrives untouched, so that CIFAR-10's own images predict as they were trained on. Anything
 else is turned upright, laid over white where it is transparent, and scaled down with antialiasing. A file is

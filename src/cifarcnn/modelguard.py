@@ -1,4 +1,4 @@
-"""What a model file must be before Keras may see it. Imports no Keras.
+"""The ``.keras`` archive: how it is written, and what one must be before Keras may see it. Imports no Keras.
 
 A ``.keras`` file is a zip of a JSON description and HDF5 weights. Loading one runs whatever its description
 names, and allocates whatever its sizes ask for. So the archive, the description and the weights are checked
@@ -219,9 +219,11 @@ def parse_json(path: Path, name: str, data: bytes) -> dict[str, Any]:
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as problem:
-        raise ModelError(f"the model {path} is damaged: {name} is not readable JSON") from problem
+        raise ModelError(
+            f"the model {path} is damaged: {name} is not readable JSON; copy it again"
+        ) from problem
     if not isinstance(document, dict):
-        raise ModelError(f"the model {path} is damaged: {name} is not a JSON object")
+        raise ModelError(f"the model {path} is damaged: {name} is not a JSON object; copy it again")
     return document
 
 
@@ -294,4 +296,6 @@ def check_weights(path: Path, data: bytes) -> None:
                     if total > LARGEST_MEMBER[WEIGHTS] or seen > MOST_WEIGHT_ITEMS:
                         raise ModelError(f"the model {path} declares too many weights; not opened")
     except (OSError, KeyError, ValueError, RuntimeError, TypeError) as problem:
-        raise ModelError(f"the model {path} is damaged: its weights cannot be read") from problem
+        raise ModelError(
+            f"the model {path} is damaged: its weights cannot be read; copy it again"
+        ) from problem
