@@ -185,7 +185,7 @@ def test_what_cannot_be_replaced_is_back_in_its_place(
         return rename(self, other)
 
     monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(ModelError, match=r"cannot write .*: Input/output error"):
+    with pytest.raises(ModelError, match=r"cannot write .*: Input/output error; choose another place"):
         exporting.export(folder / "run", "saved-model", output=target, data=data_directory, force=True)
     assert (target / GRAPH).read_text() == "kept"
     assert os.listdir(tmp_path) == ["m_saved_model"]

@@ -109,5 +109,7 @@ def test_damaged_files_of_a_run_are_named(run: Path, name: str) -> None:
 def test_a_page_that_cannot_be_written_is_one_line(run: Path) -> None:
     """A directory stands where the page should."""
     (run / "report.html").mkdir()
-    with pytest.raises(CifarCNNError, match="cannot write the report"):
+    with pytest.raises(
+        CifarCNNError, match=r"cannot write the report .*; the run is finished; make room, then: "
+    ):
         presentation.write_run_report(RunDirectory(run), None)

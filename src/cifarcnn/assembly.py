@@ -93,7 +93,8 @@ def restore(pair: twin.Pair, checkpoint: Checkpoint) -> None:
     if shapes != found:
         raise RunError(
             f"the checkpoint holds {len(found)} variables that do not fit the {len(shapes)} of this network"
-            " and optimizer; it was not written by this version of cifarcnn"
+            " and optimizer; it was written by another version of cifarcnn: resume it with the one in its"
+            " environment.json, or start a new run"
         )
     for variable, value in zip(variables, checkpoint.variables, strict=True):
         variable.assign(value)

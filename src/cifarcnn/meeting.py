@@ -88,7 +88,10 @@ def compare(cluster: Cluster, greetings: list[Greeting]) -> None:
             if name in chief and chief[name] != value
         ]
         if differing:
-            raise MeetingError(f"{cluster.name(index)} would not train the same: {'; '.join(differing)}")
+            raise MeetingError(
+                f"{cluster.name(index)} would not train the same: {'; '.join(differing)}; start all workers"
+                " with the same settings, images and versions"
+            )
 
 
 def _listen(cluster: Cluster) -> socket.socket:

@@ -210,7 +210,9 @@ def _metadata(path: Path, kind: str | None) -> dict[str, Any]:
     # Beyond the largest float, JSON's integers are no numbers to divide by.
     if not isinstance(temperature, int | float) or not 0 < temperature < 1e300:
         shown = str(temperature)[:40]
-        raise ModelError(f"the model {path} has the temperature {shown}; expected a number above 0")
+        raise ModelError(
+            f"the model {path} has the temperature {shown}; expected a number above 0; train it again"
+        )
     return metadata
 
 

@@ -57,5 +57,7 @@ def limit(metadata: dict[str, Any], path: Path) -> float | None:
         return None
     # Beyond the largest float, JSON's integers are no numbers to compare with.
     if isinstance(found, bool) or not isinstance(found, int | float) or not -1e300 < found < 1e300:
-        raise ModelError(f"the model {path} has the {KEY} {str(found)[:40]}; expected a number")
+        raise ModelError(
+            f"the model {path} has the {KEY} {str(found)[:40]}; expected a number; train it again"
+        )
     return float(found)

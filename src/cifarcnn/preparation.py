@@ -1,7 +1,7 @@
 """From settings to a setup: the images, the hardware, and the other machines of a cluster.
 
 What was chosen is said, what does not suit is refused, and workers that would not train the same find out
-here, before anything is computed.
+here, before anything is computed; ``computing`` then holds the devices while it is.
 """
 
 import contextlib
@@ -281,9 +281,14 @@ def compare(checkpoint: Checkpoint, found: Found, directory: RunDirectory, on_ev
     differing = {
         name: (before.get(name), value) for name, value in found.facts.items() if before.get(name) != value
     }
-    for name in ("training_images_sha256", "backend"):
+    for name, mend in (
+        ("training_images_sha256", "name the images that it began with, with --data"),
+        ("backend", f"set KERAS_BACKEND={before.get('backend')}"),
+    ):
         if name in differing:
             old, new = differing[name]
-            raise RunError(f"cannot resume {str(directory.path)!r}: its {name} was {old}, and is {new} now")
+            raise RunError(
+                f"cannot resume {str(directory.path)!r}: its {name} was {old}, and is {new} now; {mend}"
+            )
     for name, (old, new) in differing.items():
         on_event(Note(f"warning: {name} was {old}, is {new} now: the result may differ in the last digits"))

@@ -49,7 +49,7 @@ def write_figures(evaluation: "Evaluation", directory: Path, worst: int = 10) ->
     subject = (evaluation.images.images, evaluation.images.labels, evaluation.probabilities)
     names = ("confusion.png", "reliability.png", "mistakes.png", "samples.png", "filters.png")
     confusion, reliability, mistakes, samples, filters = (directory / name for name in names)
-    with _writing("the figures", directory):
+    with _writing("the figures", directory, "choose another directory with --figures"):
         directory.mkdir(parents=True, exist_ok=True)
         figures.confusion_matrix(evaluation.metrics.confusion, confusion)
         figures.reliability(evaluation.metrics.bins, reliability)
@@ -88,7 +88,7 @@ def write_report(evaluation: "Evaluation", directory: Path, worst: int = WORST) 
         command += ["--data", evaluation.data]
     command += ["--tta"] * bool(evaluation.averaged)
     path = directory / "report.html"
-    with _writing("the report", directory):
+    with _writing("the report", directory, "choose another directory with --report"):
         directory.mkdir(parents=True, exist_ok=True)
         report.write_report(
             path,
@@ -135,7 +135,9 @@ def write_run_report(run: RunDirectory, validation: Images | None, data: str | N
     if data is not None:
         commands = [f"{command} --data {shlex.quote(data)}" for command in commands]
     commands = [*commands, shlex.join(["cifarcnn", "evaluate", str(run.best)])]
-    with _writing("the report", run.path):
+    place = shlex.quote(str(run.path))
+    mend = f"the run is finished; make room, then: cifarcnn evaluate {place} --report {place}"
+    with _writing("the report", run.path, mend):
         report.write_report(
             run.report, title, subject, facts=facts, commands=commands, epochs=epochs, worst=WORST
         )
@@ -171,12 +173,12 @@ def redraw(
 
 
 @contextlib.contextmanager
-def _writing(what: str, directory: Path) -> Iterator[None]:
+def _writing(what: str, directory: Path, mend: str) -> Iterator[None]:
     """Turn a failure to write into one line."""
     try:
         yield
     except OSError as problem:
-        raise CifarCNNError(f"cannot write {what} to {directory}: {problem.strerror}") from problem
+        raise CifarCNNError(f"cannot write {what} to {directory}: {problem.strerror}; {mend}") from problem
 
 
 Facts = dict[str, Mapping[str, Any]]

@@ -189,8 +189,8 @@ class RunDirectory:
                 on_event(Note(f"warning: {text}"))
             return checkpoint
         raise RunError(
-            f"no usable checkpoint in {str(self.path)!r} ({'; '.join(faults)}); the models in it are"
-            " untouched, but the run cannot be resumed"
+            f"no usable checkpoint in {str(self.path)!r} ({'; '.join(faults)}); the run cannot be resumed,"
+            " but the models in it are untouched: use them, or start a new run without --resume"
         )
 
 

@@ -205,9 +205,9 @@ def _together(
     many = [option for options in said for option in options if option != "--seed"]
     for options in said:
         if len(options) > 1:
-            raise click.UsageError(f"{options[0]} cannot be given with {options[1]}")
+            raise click.UsageError(f"{options[0]} cannot be given with {options[1]}; choose one")
     if resume is not None and many:
-        raise click.UsageError(f"{many[0]} cannot be given with --resume")
+        raise click.UsageError(f"{many[0]} cannot be given with --resume: a resumed run keeps its settings")
     return said[1][0] if said[1] else None
 
 
