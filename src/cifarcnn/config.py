@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cifarcnn import recipes
-from cifarcnn.errors import UsageError
+from cifarcnn.errors import UsageError, reason
 
 Value = recipes.Value
 
@@ -214,8 +214,9 @@ def read_table(path: str | Path) -> dict[str, Any]:
             return tomllib.load(file)
     # A number of more digits than Python converts is a ValueError, as are the two that TOML and UTF-8 have.
     except (OSError, ValueError, RecursionError) as problem:
-        reason = getattr(problem, "strerror", None) or " ".join(str(problem).split())
-        raise UsageError(f"--config {str(path)!r}: {reason}; expected a TOML file of settings") from problem
+        raise UsageError(
+            f"--config {str(path)!r}: {reason(problem)}; expected a TOML file of settings"
+        ) from problem
 
 
 def check_table(table: Mapping[str, Any], where: str) -> dict[str, Value]:

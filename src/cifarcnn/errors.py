@@ -11,6 +11,11 @@ def first_line(problem: Exception) -> str:
     return (str(problem).strip() or type(problem).__name__).splitlines()[0][:200]
 
 
+def reason(problem: Exception) -> str:
+    """Return why something failed, on one line: the system's words, else the error's own, else its name."""
+    return getattr(problem, "strerror", None) or " ".join(str(problem).split()) or type(problem).__name__
+
+
 class CifarCNNError(Exception):
     """Base of all errors of this package. Exit code 1: the work could not be done."""
 

@@ -57,8 +57,8 @@ class Evaluation:
         """Throughput of the plain pass."""
         return self.metrics.n / self.seconds
 
-    def document(self) -> dict[str, Any]:
-        """The evaluation as JSON can hold it."""
+    def as_document(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
         figures = self.metrics
         return {
             "schema": 1,
@@ -258,7 +258,7 @@ def comparison_document(evaluations: list[Evaluation], comparisons: list[Compari
     """Several evaluations as JSON can hold them, with each one's comparison with the first."""
     return {
         "schema": 1,
-        "models": [evaluation.document() for evaluation in evaluations],
+        "models": [evaluation.as_document() for evaluation in evaluations],
         "comparisons": [
             {"first": str(evaluations[0].model), "second": str(other.model), **asdict(found)}
             for other, found in zip(evaluations[1:], comparisons, strict=True)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cifarcnn import cifar10, conversion, exported, files, heldout, modelfile, sources
-from cifarcnn.errors import ModelError, UsageError, first_line
+from cifarcnn.errors import ModelError, UsageError, first_line, reason
 from cifarcnn.events import Note, OnEvent, ignore
 from cifarcnn.exportformats import FORMATS
 from cifarcnn.modelfile import Model
@@ -47,8 +47,8 @@ class Export:
     rounding_difference: float | None
     changed: float | None
 
-    def document(self) -> dict[str, Any]:
-        """The export as JSON can hold it."""
+    def as_document(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
         return {"schema": 1, **asdict(self), "path": str(self.path)}
 
 
@@ -102,7 +102,7 @@ def export(
             _move(aside, target)
     except OSError as problem:
         raise ModelError(
-            f"cannot write {target}: {problem.strerror or problem}; choose another place with --output"
+            f"cannot write {target}: {reason(problem)}; choose another place with --output"
         ) from problem
     on_event(Note(f"compared on {result.images:,} training images from {images.source}"))
     return Export(**{**asdict(result), "path": target})

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 import numpy as np
 
 from cifarcnn.cifar10 import CHANNEL_MEAN, Bytes
-from cifarcnn.errors import ImageError
+from cifarcnn.errors import ImageError, reason
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -115,7 +115,7 @@ def content(path: Path) -> bytes:
                 raise ImageError("not a regular file; expected a picture")
             data = file.read(LARGEST_FILE + 1)
     except OSError as problem:
-        raise ImageError((problem.strerror or str(problem)).lower()) from problem
+        raise ImageError(reason(problem).lower()) from problem
     except ValueError as problem:
         raise ImageError("not a valid file name") from problem
     return checked_size(data)
@@ -151,8 +151,7 @@ def _decoded(source: Path | bytes, use: Callable[["Image.Image"], Result]) -> Re
         *(OSError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError),
         *(EOFError, RuntimeError, struct.error, zlib.error),
     ) as problem:
-        reason = " ".join(str(problem).split())[:120] or type(problem).__name__
-        raise ImageError(f"the picture is damaged or cut short: {reason}") from problem
+        raise ImageError(f"the picture is damaged or cut short: {reason(problem)[:120]}") from problem
 
 
 def _formats(data: bytes) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from cifarcnn import config, files, locks, sweep
 from cifarcnn.config import Settings, Value
-from cifarcnn.errors import RunError, UsageError
+from cifarcnn.errors import RunError, UsageError, reason
 from cifarcnn.progress import METRICS, TIMING, Progress, images_per_second, read_table
 from cifarcnn.run import RunDirectory
 
@@ -198,22 +198,22 @@ def read(path: Path, name: str) -> Row:
         times = read_table(run.timing, TIMING)
     except (OSError, ValueError, RecursionError, UsageError) as problem:
         return Row(name, path, "damaged", _reason(problem))
-    state, reason = "interrupted", None
+    state, why = "interrupted", None
     if progress.finished(settings):
         state = "finished"
         if not run.best.exists():
-            state, reason = "damaged", f"{run.best.name} is missing"
+            state, why = "damaged", f"{run.best.name} is missing"
     elif used:
         state = "running"
     elif run.failure.exists():
-        state, reason = "failed", _failure(run.failure) or None
+        state, why = "failed", _failure(run.failure) or None
     elif not resumable:
-        state, reason = "damaged", f"no {run.checkpoint.name} to go on from"
+        state, why = "damaged", f"no {run.checkpoint.name} to go on from"
     return Row(
         name,
         path,
         state,
-        reason,
+        why,
         settings=dict(vars(settings)),
         epochs_done=progress.epoch,
         best_epoch=progress.best_epoch or None,
@@ -248,7 +248,6 @@ def _failure(path: Path) -> str:
 
 def _reason(problem: Exception) -> str:
     """Say in one line why a directory cannot be read."""
-    if isinstance(problem, OSError):
-        name = Path(str(problem.filename)).name if problem.filename else ""
-        return f"{name}: {problem.strerror}" if name else str(problem.strerror)
-    return " ".join(str(problem).split()) or type(problem).__name__
+    if isinstance(problem, OSError) and problem.filename:
+        return f"{Path(str(problem.filename)).name}: {problem.strerror}"
+    return reason(problem)

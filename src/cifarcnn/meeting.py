@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from cifarcnn.cluster import Cluster
-from cifarcnn.errors import RunError
+from cifarcnn.errors import RunError, reason
 
 Greeting = dict[str, Any]
 
@@ -104,9 +104,9 @@ def _listen(cluster: Cluster) -> socket.socket:
             ("", port), family=family, backlog=len(cluster.workers), dualstack_ipv6=both
         )
     except OSError as problem:
-        name, reason = cluster.name(cluster.index), os.strerror(problem.errno or 0)
+        name, why = cluster.name(cluster.index), os.strerror(problem.errno or 0)
         raise MeetingError(
-            f"{name} cannot listen on port {port}: {reason}; end the program that holds it, or choose another"
+            f"{name} cannot listen on port {port}: {why}; end the program that holds it, or choose another"
             " port for all workers"
         ) from problem
 
@@ -124,7 +124,7 @@ def _gather(
                 _send(cluster.workers[index], {"greetings": everyone}, PATIENCE)
             except (OSError, ValueError) as problem:
                 raise MeetingError(
-                    f"{cluster.name(index)} came, but cannot be reached: {_reason(problem)}"
+                    f"{cluster.name(index)} came, but cannot be reached: {reason(problem)}"
                 ) from problem
     except (MeetingError, KeyboardInterrupt) as problem:
         why = str(problem) or f"{cluster.name(0)} was stopped by Ctrl-C"
@@ -173,7 +173,7 @@ def _greet(cluster: Cluster, message: Greeting, deadline: float, wait: float) ->
         except (OSError, ValueError) as problem:
             if time.monotonic() > deadline:
                 raise MeetingError(
-                    f"{cluster.name(0)} could not be reached within {wait:g} s: {_reason(problem)}; is it"
+                    f"{cluster.name(0)} could not be reached within {wait:g} s: {reason(problem)}; is it"
                     " started, is its address right, and does a firewall let the port through?"
                 ) from problem
             time.sleep(RETRY)
@@ -228,7 +228,3 @@ def _receive(listener: socket.socket, deadline: float) -> Greeting | None:
         if isinstance(message, dict):
             return message
     return None
-
-
-def _reason(problem: Exception) -> str:
-    return getattr(problem, "strerror", None) or str(problem) or type(problem).__name__

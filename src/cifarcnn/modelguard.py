@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cifarcnn.errors import ModelError
+from cifarcnn.errors import ModelError, reason
 
 CONFIG, KERAS_METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 OUR_METADATA = "cifarcnn.json"
@@ -145,7 +145,7 @@ def place_to_try(path: Path) -> Iterator[Path]:
     except OSError as problem:
         raise ModelError(
             f"cannot copy the model {path} to {tempfile.gettempdir()} to try it: "
-            f"{problem.strerror or problem}; make room there, or name another directory in TMPDIR"
+            f"{reason(problem)}; make room there, or name another directory in TMPDIR"
         ) from problem
 
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from cifarcnn import images
+from cifarcnn.errors import reason
 
 STANDARD_INPUT = "-"
 
@@ -49,7 +50,7 @@ def _pictures_below(directory: str) -> list[str | Failure]:
     found: list[str | Failure] = []
 
     def unreadable(problem: OSError) -> None:
-        found.append(Failure(str(problem.filename), (problem.strerror or str(problem)).lower()))
+        found.append(Failure(str(problem.filename), reason(problem).lower()))
 
     for parent, directories, names in os.walk(directory, onerror=unreadable):
         directories.sort(key=_natural)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifarcnn import files, lettering, names
-from cifarcnn.errors import CifarCNNError, UsageError
+from cifarcnn.errors import CifarCNNError, UsageError, reason
 from cifarcnn.lettering import BLACK, BLUE, GREY, ORANGE, PALE, RED, Colour
 from cifarcnn.picturefiles import Failure
 from cifarcnn.prediction import LOOK_FOR_SHEET
@@ -222,6 +222,4 @@ def save(picture: "Image.Image", path: Path, option: str, **settings: Any) -> No
         with files.replacing(path) as aside:
             picture.save(aside, **settings)
     except OSError as problem:
-        raise CifarCNNError(
-            f"cannot write {path}: {problem.strerror or problem}; choose another with {option}"
-        ) from None
+        raise CifarCNNError(f"cannot write {path}: {reason(problem)}; choose another with {option}") from None

@@ -1,7 +1,5 @@
 """A training shown on stderr: a moving bar on a terminal, and one plain line per epoch everywhere."""
 
-from types import TracebackType
-
 from rich import progress
 
 from cifarcnn import console
@@ -39,6 +37,7 @@ class TrainingDisplay(console.Display):
     def _show_step(self, event: StepsDone) -> None:
         done = (event.epoch - 1) * event.steps + event.step
         if self.whole is None:
+            self.bars[StepsDone] = self.steps
             self.steps.start()
             self.whole = self.steps.add_task("", total=event.epochs * event.steps, completed=done, figures="")
         self.steps.update(
@@ -48,16 +47,6 @@ class TrainingDisplay(console.Display):
             figures=f"{event.images_per_second:,.0f} images/s  loss {event.loss:.3f}"
             f"  accuracy {event.accuracy:.1%}  {small_curve(self.accuracies)}",
         )
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self.whole is not None:
-            self.steps.stop()
-        super().__exit__(kind, problem, traceback)
 
 
 def small_curve(values: list[float]) -> str:

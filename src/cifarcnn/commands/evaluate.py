@@ -104,7 +104,7 @@ def evaluate(
     elif comparisons:
         _show_comparison(results, comparisons)
     elif as_json:
-        console.emit_json(results[0].document())
+        console.emit_json(results[0].as_document())
     else:
         _show(results[0])
 

@@ -54,7 +54,7 @@ def export(
             model, form, output=output, half=half, data=path, force=force, on_event=on_event
         )
     if as_json:
-        console.emit_json(result.document())
+        console.emit_json(result.as_document())
         return
     name = console.printable(str(result.path))
     runtime = FORMATS[form].runtime
