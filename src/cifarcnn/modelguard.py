@@ -61,15 +61,7 @@ STOCK = {
         *("Negative", "Power", "Sqrt", "Square", "Subtract", "Sum", "TrueDivide"),
     ),
     "keras.src.ops.nn": (
-        "Elu",
-        "Gelu",
-        "LeakyRelu",
-        "LogSoftmax",
-        "Relu",
-        "Relu6",
-        "Sigmoid",
-        "Silu",
-        "Softmax",
+        *("Elu", "Gelu", "LeakyRelu", "LogSoftmax", "Relu", "Relu6", "Sigmoid", "Silu", "Softmax"),
     ),
 }
 """Module to the names in it that a description may use."""
