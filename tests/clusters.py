@@ -20,16 +20,16 @@ import pytest
 
 from ports import free_ports
 
-SMALL = ("--epochs", 1, "--train-size", 640, "--val-size", 100, "--learning-rate", 0.001,
-         "--precision", "float32", "--device", "cpu")  # fmt: skip
+SMALL = ("--epochs", 1, "--train-size", 640, "--val-size", 100, "--batch-size", 128,
+         "--learning-rate", 0.001, "--precision", "float32", "--device", "cpu")  # fmt: skip
 """Five steps of a training."""
 
 TOLERANCES = {
     # Rounding alone.
-    "plain6": 1e-6,
+    "plain6": 1e-5,
     "whiten6-tiny": 1e-5,
     # TensorFlow's fused batch norm, in a single process, has variances off by some 1e-4 of themselves.
-    "vgg2": 5e-3,
+    "vgg2": 5e-4,
 }
 """How far a kernel may be from a single process's after these steps, as a share of its norm."""
 

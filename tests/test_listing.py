@@ -104,8 +104,8 @@ def test_each_state_is_told(tmp_path: Path) -> None:
 def test_seeds_are_summed_up_over_finished_runs(tmp_path: Path) -> None:
     """Sample deviation; the group says in what it differs from others."""
     for seed, accuracy in enumerate((0.5, 0.75)):
-        make_run(tmp_path / f"a{seed}", [0.0, 0.1, accuracy], seed=seed)
-    make_run(tmp_path / "a2", [0.9], seed=2)
+        make_run(tmp_path / f"a{seed}", [0.0, 0.1, accuracy], seed=seed, dropout=0.5)
+    make_run(tmp_path / "a2", [0.9], seed=2, dropout=0.5)
     make_run(tmp_path / "b", [0.0, 0.1, 0.2], dropout=0.0)
     found = listing.gather([tmp_path])
     assert found.differing == ("dropout", "seed")

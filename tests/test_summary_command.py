@@ -39,9 +39,9 @@ def test_for_people_layers_and_both_recipes_are_shown(cifarcnn: Run) -> None:
     shown = cifarcnn("summary", "vgg2").stdout
     assert "591,658 parameters" in shown
     line = next(line for line in shown.splitlines() if line.startswith("optimizer"))
-    assert line.split() == ["optimizer", "nesterov", "sgd"]
+    assert line.split() == ["optimizer", "muon", "sgd"]
     line = next(line for line in shown.splitlines() if line.startswith("learning_rate"))
-    assert line.split() == ["learning_rate", "0.1", "0.001"]
+    assert line.split() == ["learning_rate", "0.06", "0.001"]
 
 
 def test_a_model_file_is_summarised_too(cifarcnn: Run, tmp_path: Path) -> None:

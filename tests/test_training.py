@@ -190,7 +190,8 @@ def test_wrong_input_gets_one_line_and_leaves_nothing(
     (tmp_path / "broken.toml").write_text("epochs = = 3\n")
     (tmp_path / "file").write_text("")
     done = cifarcnn(
-        "train", "--train-size", 200, "--epochs", 1, *options, env={"CIFARCNN_DATA": str(data_directory)}
+        *("train", "--train-size", 200, "--batch-size", 50, "--epochs", 1, *options),
+        env={"CIFARCNN_DATA": str(data_directory)},
     )
     assert done.returncode == code, done.stderr
     assert done.stdout == ""

@@ -48,8 +48,27 @@ _WHITENED: dict[str, Value] = {
     "val_size": 1000,
 }
 
+# Few epochs want less dropout than a published rate.
+_MUON: dict[str, Value] = {
+    "optimizer": "muon",
+    "learning_rate": 0.06,
+    "momentum": 0.6,
+    "weight_decay": 0.0,
+    "warmup": 0.1,
+    "batch_size": 250,
+    "shift": 2,
+    "epochs": 10,
+    "dropout": 0.25,
+}
+
 RECIPES: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
     "fast": {
+        "plain6": _MUON,
+        "plain6-small": {**_MUON, "epochs": 12, "dropout": 0.0},
+        "rmsprop6": _MUON,
+        "vgg2": _MUON,
+        "vgg3": _MUON,
+        "shallow2": {**_MUON, "epochs": 6, "dropout": 0.5},
         "whiten6-tiny": {**_WHITENED, "epochs": 2, "batch_size": 500, "sides": "20,32"},
         "whiten6-small": {**_WHITENED, "epochs": 4, "batch_size": 500, "sides": "20,24,32,32"},
         "whiten6-medium": {**_WHITENED, "epochs": 7, "sides": "20,24,28,32,32"},
