@@ -5,6 +5,7 @@ import gzip
 import io
 import os
 import pickle
+import struct
 import tarfile
 import warnings
 from collections.abc import Callable
@@ -93,6 +94,14 @@ def test_a_foreign_pickle_is_refused(raw: bytes, tmp_path: Path, monkeypatch: py
     with pytest.raises(DataError):
         pickles.records(raw, RECORDS)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_operation_that_no_published_file_has_is_refused_before_it_runs() -> None:
+    """A number in a dict is harmless, and still nothing that needs to be admitted."""
+    harmless = b"\x80\x02}U\x01aG" + struct.pack(">d", 1.5) + b"s."
+    assert pickle.loads(harmless) == {"a": 1.5}
+    with pytest.raises(DataError, match=r"^the pickle asks for BINFLOAT, which no CIFAR-10 file contains$"):
+        pickles.records(harmless, RECORDS)
 
 
 @given(st.integers(0, 400), st.binary(min_size=1, max_size=6))
