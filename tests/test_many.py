@@ -144,9 +144,8 @@ def test_a_stopped_task_goes_on_by_the_same_command(pictures: Path, tmp_path: Pa
 
 def test_a_diverging_run_does_not_stop_the_others(cifarcnn: Run, pictures: Path, tmp_path: Path) -> None:
     """Its reason is told and kept, the others are finished, and the exit code is 1."""
-    file = write(
-        tmp_path, "weight-decay = 0.0\nschedule = 'constant'\n[grid]\nlearning-rate = [1000, 0.01]\n"
-    )
+    steep = "optimizer = 'nesterov'\nmomentum = 0.9\nschedule = 'constant'\nwarmup = 0.2\n"
+    file = write(tmp_path, steep + "[grid]\nlearning-rate = [1000, 0.01]\n")
     done = cifarcnn("train", "--config", file, "--data", pictures, "--json")
     assert done.returncode == 1
     document = json.loads(done.stdout)

@@ -35,7 +35,8 @@ def test_float16_with_loss_scaling_trains_to_the_weights_of_one_device(
     cifarcnn: Run, tmp_path: Path, data_directory: Path
 ) -> None:
     """The scale is the same on all devices."""
-    arguments = ("--arch", "plain6-small", *SMALL, "--precision", "mixed_float16", "--learning-rate", 0.05)
+    arguments = ("--arch", "plain6-small", *SMALL, "--precision", "mixed_float16", "--optimizer", "nesterov",
+                 "--learning-rate", 0.05)  # fmt: skip
     for devices in (1, 2):
         done = cifarcnn("train", *arguments, "--devices", devices, "--out", str(devices),
                         env={"CIFARCNN_DATA": str(data_directory)})  # fmt: skip

@@ -270,5 +270,9 @@ def test_averaged_weights_are_saved_and_the_others_trained_on(tmp_path: Path, da
         losses = [[row["loss"] for row in checkpoint.progress.rows] for checkpoint in (ours, theirs)]
         assert losses[0] == losses[1]
         assert (plain / "last.keras").read_bytes() != (averaged / "last.keras").read_bytes()
-        assert cifarcnn.load_model(plain).network.get_weights()[0].tobytes() == ours.variables[0].tobytes()
-        assert cifarcnn.load_model(averaged).network.get_weights()[0].tobytes() != ours.variables[0].tobytes()
+        assert cifarcnn.load_model(plain / "last.keras").network.get_weights()[0].tobytes() == (
+            ours.variables[0].tobytes()
+        )
+        assert cifarcnn.load_model(averaged / "last.keras").network.get_weights()[0].tobytes() != (
+            ours.variables[0].tobytes()
+        )
