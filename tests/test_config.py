@@ -170,3 +170,21 @@ def test_settings_do_not_change() -> None:
     """A run's settings stay what they were when it began."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().epochs = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "micro_batch", "parts"),
+    [(128, 0, 1), (128, 128, 1), (100, 500, 1), (2000, 500, 4), (9, 1, 9)],
+)
+def test_a_batch_is_divided_into_equal_parts(batch_size: int, micro_batch: int, parts: int) -> None:
+    """0, or a micro-batch no smaller than the batch, leaves it whole."""
+    assert resolve({"batch_size": batch_size, "micro_batch": micro_batch}).parts == parts
+
+
+@pytest.mark.parametrize("micro_batch", [3, 65, 127])
+def test_a_micro_batch_that_does_not_divide_the_batch_is_refused(micro_batch: int) -> None:
+    """The line tells both numbers."""
+    with pytest.raises(
+        UsageError, match=rf"^micro_batch is {micro_batch}, which does not divide batch_size 128"
+    ):
+        resolve({"batch_size": 128, "micro_batch": micro_batch})

@@ -13,13 +13,13 @@ from conftest import Run
 TWO = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}'
 
 
-@pytest.mark.parametrize("arch", TOLERANCES)
+@pytest.mark.parametrize(("arch", "micro_batch"), [*((arch, 0) for arch in TOLERANCES), ("whiten6-tiny", 64)])
 def test_two_devices_train_to_the_weights_of_one(
-    arch: str, cifarcnn: Run, tmp_path: Path, data_directory: Path
+    arch: str, micro_batch: int, cifarcnn: Run, tmp_path: Path, data_directory: Path
 ) -> None:
     """Dropout, batch norm, penalties, Muon: the devices' shares make up the batch of a single one."""
     for devices in (1, 2):
-        done = cifarcnn("train", "--arch", arch, *SMALL, "--batch-size", 128, "--devices", devices,
+        done = cifarcnn("train", "--arch", arch, *SMALL, "--micro-batch", micro_batch, "--devices", devices,
                         "--out", str(devices), env={"CIFARCNN_DATA": str(data_directory)})  # fmt: skip
         assert done.returncode == 0, done.stderr
     assert "as 2 devices" in done.stderr

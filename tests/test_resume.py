@@ -24,7 +24,8 @@ CASES: dict[str, dict[str, Any]] = {
     "rmsprop6-bfloat16": {"arch": "rmsprop6", "recipe": "classic", "precision": "mixed_bfloat16"},
     "rmsprop6-float32": {"arch": "rmsprop6", "recipe": "classic", "precision": "float32", "warmup": 0.3,
                          "schedule": "step"},
-    "muon-smaller-images": {"arch": "whiten6-tiny", "precision": "mixed_bfloat16", "sides": "20,32"},
+    "muon-smaller-images": {"arch": "whiten6-tiny", "precision": "mixed_bfloat16", "sides": "20,32",
+                            "micro_batch": 25},
     "float16-loss-scale": {"arch": "shallow2", "optimizer": "adam", "precision": "mixed_float16", "ema": 0.8},
 }  # fmt: skip
 

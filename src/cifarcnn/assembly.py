@@ -79,6 +79,7 @@ def build(setup: Setup, rates: npt.NDArray[np.float32]) -> twin.Pair:
         jit_compile=False if several else setup.choice.jit_compile,
         steps_per_execution=min(setup.choice.steps_per_execution, len(rates)),
     )
+    pair.twin.parts = settings.parts
     nothing = np.zeros((1, len(CLASSES)), np.float32)
     pair.twin.compute_metrics(x=None, y=nothing, y_pred=nothing)
     pair.twin.reset_metrics()

@@ -56,6 +56,13 @@ class Settings:
     )
     epochs: int = _setting(12, "Passes over the training images.", least=1, most=100_000)
     batch_size: int = _setting(128, "Images per step.", least=1, most=50_000)
+    micro_batch: int = _setting(
+        0,
+        "Divide a batch into parts of so many images and average their gradients; batch norm sees each part"
+        " by itself. 0: do not divide.",
+        least=0,
+        most=50_000,
+    )
     optimizer: str = _setting(
         "nesterov",
         "Optimizer; nesterov: sgd with Nesterov's momentum; muon: kernels, with adam for the rest.",
@@ -125,6 +132,12 @@ class Settings:
     )
     seed: int = _setting(0, "Fixes weights, order, augmentation, dropout and split.", least=0, most=2**31 - 1)
 
+    @property
+    def parts(self) -> int:
+        """Into how many micro-batches a batch is divided."""
+        whole = self.micro_batch == 0 or self.micro_batch >= self.batch_size
+        return 1 if whole else math.ceil(self.batch_size / self.micro_batch)
+
 
 FIELDS = {item.name: item for item in dataclasses.fields(Settings)}
 
@@ -153,6 +166,11 @@ def resolve(overrides: Mapping[str, Value]) -> Settings:
         if FIELDS[name].type is float:
             values[name] = float(value)
     settings = Settings(**values)
+    if settings.parts > 1 and settings.batch_size % settings.micro_batch:
+        raise UsageError(
+            f"micro_batch is {settings.micro_batch}, which does not divide batch_size {settings.batch_size};"
+            " expected a divisor, or 0 not to divide batches"
+        )
     if set(side_of_epoch(settings)) != {FULL_SIDE} and not row.any_side:
         raise UsageError(
             f"sides is {settings.sides!r}, but {row.name} takes no smaller images; expected {FULL_SIDE}"

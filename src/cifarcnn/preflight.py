@@ -30,12 +30,14 @@ def check_shares(settings: Settings, count: int) -> None:
     """Refuse batches that do not fall into equal shares.
 
     Raises:
-        UsageError: the number of devices does not divide ``batch_size``.
+        UsageError: the number of devices does not divide ``batch_size``, or ``micro_batch``.
     """
-    if rest := settings.batch_size % count:
-        below, above = settings.batch_size - rest, settings.batch_size - rest + count
+    name = "micro_batch" if settings.parts > 1 else "batch_size"
+    images = getattr(settings, name)
+    if rest := images % count:
+        below, above = images - rest, images - rest + count
         raise UsageError(
-            f"batch_size is {settings.batch_size}, which {count} devices cannot share equally; expected"
+            f"{name} is {images}, which {count} devices cannot share equally; expected"
             f" e.g. {' or '.join(str(size) for size in (below, above) if size)}"
         )
 
@@ -66,7 +68,7 @@ def check(runs: Mapping[str, Settings], data: str | Path | None, on_event: OnEve
     seen = set()
     for name, wanted in runs.items():
         computing = (wanted.device, wanted.precision, wanted.devices)
-        limits = (wanted.val_size, wanted.train_size, wanted.batch_size, *computing)
+        limits = (wanted.val_size, wanted.train_size, wanted.batch_size, wanted.micro_batch, *computing)
         if limits not in seen:
             seen.add(limits)
             try:

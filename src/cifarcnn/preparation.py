@@ -199,14 +199,16 @@ def _choose(
         factor = workers * choice.count
         scaled = {
             "batch_size": settings.batch_size * factor,
+            "micro_batch": settings.micro_batch * factor,
             "learning_rate": settings.learning_rate * factor,
         }
         settings = resolve({**dataclasses.asdict(settings), **scaled})
     elif settings.devices is None:
-        while settings.batch_size % (workers * choice.count) and choice.count > 1:
+        together = settings.batch_size // settings.parts
+        while together % (workers * choice.count) and choice.count > 1:
             fewer = choice.count - 1
             choice = devices.choose(found.hardware, settings.device, settings.precision, fewer)
-            on_event(Note(f"{fewer + 1} devices cannot share batches of {settings.batch_size} equally"))
+            on_event(Note(f"{fewer + 1} devices cannot share batches of {together} equally"))
     if choice.warning:
         on_event(Note(f"warning: {choice.warning}"))
     on_event(Note(f"{choice.device}: {choice.reason}"))
@@ -255,7 +257,6 @@ def computing(setup: "Setup") -> "Iterator[Setup]":
     Raises:
         RunError: memory ran out, or another worker was lost.
     """
-    batch_size = setup.settings.batch_size
     several = setup.cluster is not None or setup.choice.count > 1
     try:
         with backend.running_on(setup.choice, setup.cpus, alone=not several):
@@ -269,10 +270,17 @@ def computing(setup: "Setup") -> "Iterator[Setup]":
     except backend.memory_errors() as problem:
         if not isinstance(problem, MemoryError) and "RESOURCE_EXHAUSTED" not in str(problem):
             raise
-        raise RunError(
-            f"out of memory with batches of {batch_size} images; try a new run with --batch-size"
-            f" {max(1, batch_size // 2)}"
-        ) from problem
+        raise RunError(f"out of memory with {_smaller(setup.settings)}") from problem
+
+
+def _smaller(settings: Settings) -> str:
+    """Return how many images were computed on at once, and how to make them fewer."""
+    option, size = "--batch-size", settings.batch_size
+    fewer = max(1, size // 2)
+    if settings.parts > 1:
+        option, size = "--micro-batch", settings.micro_batch
+        fewer = next(half for half in range(max(1, size // 2), 0, -1) if settings.batch_size % half == 0)
+    return f"batches of {size} images; try a new run with {option} {fewer}"
 
 
 def compare(checkpoint: Checkpoint, found: Found, directory: RunDirectory, on_event: OnEvent) -> None:

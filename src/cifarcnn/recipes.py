@@ -72,7 +72,14 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
         "whiten6-tiny": {**_WHITENED, "epochs": 2, "batch_size": 500, "sides": "20,32"},
         "whiten6-small": {**_WHITENED, "epochs": 4, "batch_size": 500, "sides": "20,24,32,32"},
         "whiten6-medium": {**_WHITENED, "epochs": 7, "sides": "20,24,28,32,32"},
-        "whiten6": {**_WHITENED, "epochs": 11, "sides": "20,24,28,32,32"},
+        "whiten6": {
+            **_WHITENED,
+            "epochs": 10,
+            "batch_size": 2000,
+            "micro_batch": 500,
+            "batch_norm_momentum": 0.9,
+            "sides": "24,28,32,32,32",
+        },
         "whiten6-large": {**_WHITENED, "epochs": 24, "sides": "20,24,28,32,32"},
     },
     "classic": {

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from cifarcnn import microbatches
 from cifarcnn.cifar10 import Images
 from cifarcnn.cluster import Cluster
 from cifarcnn.errors import RunError
@@ -75,9 +76,10 @@ class Replicas:
             twin.train_function = self._make_calls(twin)
         share = batch_size // self.count
         batches = len(picks) // batch_size
-        # (batch, replica, image, ...)
+        # (batch, replica, part, image, ...)
         divided = [
-            array.reshape(batches, self.count, share, -1) for array in (picks.astype(np.int64), targets)
+            array.reshape(batches, twin.parts, self.count, share // twin.parts, -1).swapaxes(1, 2)
+            for array in (picks.astype(np.int64), targets)
         ]
         done = 0
         while done < batches and not twin.stop_training:
@@ -99,8 +101,11 @@ class Replicas:
         def steps(store: Any, picks: Any, targets: Any, wishes: Any) -> Any:
             totals = tf.zeros(2)
             for number in range(picks.shape[0]):
-                crops = tf.cast(gather(store, picks[number], self.size, self.margin), tf.uint8)
-                totals += self._step(twin, crops, targets[number])
+                crops = [
+                    tf.cast(gather(store, part, self.size, self.margin), tf.uint8)
+                    for part in tf.unstack(picks[number])
+                ]
+                totals += self._step(twin, crops, tf.unstack(targets[number]))
             return tf.concat([totals, wishes], 0)
 
         @tf.function(reduce_retracing=False)  # type: ignore[untyped-decorator]
@@ -111,19 +116,20 @@ class Replicas:
         return call  # type: ignore[no-any-return]
 
     @staticmethod
-    def _step(twin: Twin, crops: Any, targets: Any) -> Any:
+    def _step(twin: Twin, crops: list[Any], targets: list[Any]) -> Any:
         """Make one step on this device's share; return its part of the loss, and how many it had right."""
         variables = twin.trainable_variables
-        with tf.GradientTape() as tape:
-            logits = twin(crops, training=True)
-            # Keras divides by the number of replicas: the parts add up to the mean over the batch.
-            loss = twin.compute_loss(x=crops, y=targets, y_pred=logits, training=True)
-            scaled = twin.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, [variable.value for variable in variables])
+        # A loop in TensorFlow would forbid the devices to exchange batch norm's statistics.
+        parts = [microbatches.gradients(twin, *part, len(crops)) for part in zip(crops, targets, strict=True)]
+        by_variable = zip(*(found for found, *_ in parts), strict=True)
+        gradients = [tf.add_n(shares) for shares in by_variable]
         if isinstance(twin.optimizer, keras.optimizers.LossScaleOptimizer):
             gradients = _finite_everywhere(gradients)
         twin.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        right = tf.equal(tf.argmax(logits, 1), tf.argmax(targets, 1))
+        # Keras divides by the number of replicas: the shares' losses add up to the mean over the batch.
+        loss = tf.add_n([loss for _, loss, _ in parts])
+        answers = tf.concat([logits for *_, logits in parts], 0)
+        right = tf.equal(tf.argmax(answers, 1), tf.argmax(tf.concat(targets, 0), 1))
         return tf.stack([tf.cast(loss, tf.float32), tf.reduce_sum(tf.cast(right, tf.float32))])
 
     def broadcast(self, content: bytes) -> bytes:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from cifarcnn import optimizer
+from cifarcnn import microbatches, optimizer
 
 
 class CropFromStore(keras.layers.Layer):  # type: ignore[misc]
@@ -105,12 +105,26 @@ def reduction(full: int, side: int) -> npt.NDArray[np.float32]:
 
 
 class Twin(keras.Model):  # type: ignore[misc]
-    """A model whose metrics can go on where an interrupted epoch left them."""
+    """A model whose metrics can go on where an interrupted epoch left them, and that divides batches.
+
+    Attributes:
+        within_epoch: whether the coming ``fit`` continues an epoch.
+        parts: into how many micro-batches a batch is divided.
+    """
 
     within_epoch = False
+    parts = 1
+
+    def train_step(self, *given: Any) -> Any:
+        """Make one step. What is given and returned depends on the backend."""
+        if self.parts == 1:
+            return super().train_step(*given)
+        if keras.backend.backend() == "tensorflow":
+            return microbatches.step_on_tensorflow(self, *given)
+        return microbatches.step_on_jax(self, *given)
 
     def reset_metrics(self) -> None:
-        """Reset the metrics, unless the coming ``fit`` continues an epoch."""
+        """Reset the metrics, unless within an epoch."""
         if not self.within_epoch:
             super().reset_metrics()
 
