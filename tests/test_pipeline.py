@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifarcnn.config import FIELDS
-from cifarcnn.pipeline import draw_epoch
+from cifarcnn.pipeline import crop, draw_epoch
 
 AUGMENTS = FIELDS["augment"].metadata["choices"]
 DRAWS = {
@@ -77,3 +77,29 @@ def test_shifts_and_flips_are_drawn_evenly(shift: int) -> None:
     assert picks[:, 3].mean() == pytest.approx(0.5, abs=0.01)
     correlations = np.corrcoef(picks.T)[np.triu_indices(4, 1)]
     assert np.abs(correlations).max() < 0.02
+
+
+@given(st.floats(0.001, 0.9), st.integers(0, 2**31 - 1), st.integers(0, 1000))
+def test_jitter_adds_two_columns_and_leaves_the_others(jitter: float, seed: int, epoch: int) -> None:
+    """Contrast and brightness stay within their share; order, shifts and flips are those without it."""
+    plain = draw_epoch(50, seed=seed, epoch=epoch, augment="standard", shift=2)
+    picks = draw_epoch(50, seed=seed, epoch=epoch, augment="standard", shift=2, jitter=jitter)
+    assert np.array_equal(picks[:, :4], plain)
+    assert (picks.shape, picks.dtype) == ((50, 6), np.int32)
+    assert np.abs(picks[:, 4:]).max() <= 1024 * jitter + 0.5
+
+
+def test_contrast_turns_about_the_mean_and_brightness_moves_it() -> None:
+    """By hand: 121 stays, the distance to it grows by the share; brightness adds that share of 64 levels."""
+    images = np.full((1, 32, 32, 3), 121, np.uint8)
+    images[0, :, :16] = 221
+    images[0, :, 16:24] = 9
+    for contrast, brightness, expected in (
+        (0, 0, {9, 121, 221}),
+        (102, 0, {0, 121, 231}),
+        (-512, 0, {65, 121, 171}),
+        (0, 256, {25, 137, 237}),
+        (0, -512, {0, 89, 189}),
+    ):
+        seen = crop(images, np.array([[0, 0, 0, 0, contrast, brightness]], np.int32), 0)
+        assert set(np.unique(seen)) == expected

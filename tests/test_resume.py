@@ -25,7 +25,7 @@ CASES: dict[str, dict[str, Any]] = {
     "rmsprop6-float32": {"arch": "rmsprop6", "recipe": "classic", "precision": "float32", "warmup": 0.3,
                          "schedule": "step"},
     "muon-smaller-images": {"arch": "whiten6-tiny", "precision": "mixed_bfloat16", "sides": "20,32",
-                            "micro_batch": 25},
+                            "micro_batch": 25, "jitter": 0.1},
     "float16-loss-scale": {"arch": "shallow2", "optimizer": "adam", "precision": "mixed_float16", "ema": 0.8},
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from cifarcnn import config, pipeline, samples
@@ -11,17 +12,18 @@ from cifarcnn.cifar10 import Images
 from conftest import Run
 
 
-def test_forms_are_those_that_training_gathers() -> None:
+@pytest.mark.parametrize("jitter", [0.0, 0.2])
+def test_forms_are_those_that_training_gathers(jitter: float) -> None:
     """Each image stands first as it is, then as each epoch's picks crop it."""
     random = np.random.default_rng(0)
     train = Images(
         random.integers(0, 256, (60, 32, 32, 3), np.uint8), np.arange(60, dtype=np.uint8) % 10, "random"
     )
-    settings = config.resolve({"seed": 7, "shift": 2})
+    settings = config.resolve({"seed": 7, "shift": 2, "jitter": jitter})
     forms = samples.augmented(train, settings, count=10, epochs=3)
     assert forms.shape == (10, 4, 32, 32, 3)
     for epoch in range(3):
-        picks = pipeline.draw_epoch(60, seed=7, epoch=epoch, augment="standard", shift=2)
+        picks = pipeline.draw_epoch(60, seed=7, epoch=epoch, augment="standard", shift=2, jitter=jitter)
         crops = pipeline.crop(train.images, picks, 2)
         for row in forms:
             image = next(index for index in range(60) if np.array_equal(train.images[index], row[0]))

@@ -31,6 +31,19 @@ def test_crops_are_shifts_and_flips_of_the_images() -> None:
         assert np.array_equal(crop, expected[:, ::-1] if flip else expected)
 
 
+@pytest.mark.parametrize("jitter", [0.14, 0.9])
+def test_jittered_crops_are_those_that_people_are_shown(jitter: float) -> None:
+    """What is gathered on the device and what is drawn on a sheet agree in every byte."""
+    layer = twin.CropFromStore(IMAGES, 4, dtype="uint8")
+    for epoch in range(10):
+        picks = pipeline.draw_epoch(
+            len(IMAGES), seed=1, epoch=epoch, augment="standard", shift=4, jitter=jitter
+        )
+        crops = keras.ops.convert_to_numpy(layer(picks))
+        assert crops.dtype == np.uint8
+        assert np.array_equal(crops, pipeline.crop(IMAGES, picks, 4))
+
+
 def test_without_augmentation_crops_are_the_images() -> None:
     """The centre of the padded image, untouched."""
     layer = twin.CropFromStore(IMAGES, 3, dtype="uint8")

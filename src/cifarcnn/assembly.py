@@ -63,6 +63,7 @@ def build(setup: Setup, rates: npt.NDArray[np.float32]) -> twin.Pair:
             margin=settings.shift,
             precision=settings.precision,
             seed=settings.seed,
+            jitter=settings.jitter > 0,
             any_side=row.any_side,
             crops_given=several is not None,
         )

@@ -86,6 +86,9 @@ class Settings:
         choices=("none", "flip", "shift", "standard"),
     )  # fmt: skip
     shift: int = _setting(4, "Most pixels by which shift moves an image.", least=0, most=16)
+    jitter: float = _setting(
+        0.0, "Share by which brightness and contrast of training images vary at most.", least=0, most=0.9
+    )
     sides: str = _setting(
         "32", "Sides to which training images are reduced, spread evenly over the epochs, as in 20,24,32."
     )

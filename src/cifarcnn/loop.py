@@ -142,6 +142,7 @@ class Training:
             epoch=progress.epoch,
             augment=settings.augment,
             shift=settings.shift,
+            jitter=settings.jitter,
         )[: self.steps * self.batch_size]
         if architectures.find(settings.arch).any_side:
             self.pair.train_at(side_of_epoch(settings)[progress.epoch])

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Streams drawn from the same seed must differ.
 _ORDER, _SHIFT, _FLIP = range(3)
+_JITTER = 6
 
 
 def divide(images: Images, settings: "Settings") -> tuple[Images, Images | None]:
@@ -38,7 +39,9 @@ def divide(images: Images, settings: "Settings") -> tuple[Images, Images | None]
     return images.at(rest), images.at(held_out) if settings.val_size else None
 
 
-def draw_epoch(count: int, *, seed: int, epoch: int, augment: str, shift: int) -> npt.NDArray[np.int32]:
+def draw_epoch(
+    count: int, *, seed: int, epoch: int, augment: str, shift: int, jitter: float = 0
+) -> npt.NDArray[np.int32]:
     """Draw one epoch: every image once, in random order, with its crop.
 
     Whether an image is flipped is drawn for the first epoch and alternates from then on, so that two epochs
@@ -50,9 +53,12 @@ def draw_epoch(count: int, *, seed: int, epoch: int, augment: str, shift: int) -
         epoch: the epoch's number.
         augment: "none", "flip", "shift" or "standard" (both).
         shift: the most pixels by which "shift" moves an image; also the margin of the stored images.
+        jitter: the most by which brightness and contrast change, as a share. Varying them is after the
+            speed run of Hiverge (2025, https://github.com/hiverge/cifar10-speedrun).
 
     Returns:
-        int32, (count, 4): image, top and left of the crop in the padded image, 1 to flip else 0.
+        int32, (count, 4): image, top and left of the crop in the padded image, 1 to flip else 0. With
+        jitter (count, 6): then the changes of contrast and of brightness, in units of 1 / 1024.
     """
     picks = np.zeros((count, 4), np.int32)
     picks[:, 0] = np.random.default_rng([seed, epoch, _ORDER]).permutation(count)
@@ -63,7 +69,21 @@ def draw_epoch(count: int, *, seed: int, epoch: int, augment: str, shift: int) -
     if augment in ("flip", "standard"):
         flips = np.random.default_rng([seed, _FLIP]).integers(0, 2, count)
         picks[:, 3] = (flips[picks[:, 0]] + epoch) % 2
+    if jitter:
+        most = round(jitter * UNIT)
+        changes = np.random.default_rng([seed, epoch, _JITTER]).integers(-most, most + 1, (count, 2))
+        picks = np.concatenate([picks, changes.astype(np.int32)], axis=1)
     return picks
+
+
+UNIT = 1024
+"""What a whole is in the columns of contrast and brightness: a power of two, so that all is exact."""
+
+MIDDLE = 121
+"""The mean of the training images' pixels, which stays as it is when contrast changes."""
+
+BRIGHTEST = 64
+"""The pixels' standard deviation, in levels: what brightness changes by is a share of it."""
 
 
 def crop(images: Bytes, picks: npt.NDArray[np.int32], margin: int) -> Bytes:
@@ -71,16 +91,20 @@ def crop(images: Bytes, picks: npt.NDArray[np.int32], margin: int) -> Bytes:
 
     Args:
         images: uint8, (n, side, side, 3), not padded.
-        picks: int32, (m, 4), as ``draw_epoch`` returns them.
+        picks: int32, (m, 4) or (m, 6), as ``draw_epoch`` returns them.
         margin: the ``shift`` that they were drawn with. Beyond the border, its pixels are repeated.
 
     Returns:
         uint8, (m, side, side, 3).
     """
     side = images.shape[1]
-    image, top, left, flip = (picks[:, column, None] for column in range(4))
+    image, top, left, flip, *colour = picks.T[:, :, None]
     line = np.arange(side)
     rows = np.clip(top + line - margin, 0, side - 1)
     columns = np.clip(left + np.where(flip == 1, side - 1 - line, line) - margin, 0, side - 1)
     crops: Bytes = images[image[:, :, None], rows[:, :, None], columns[:, None, :]]
+    if colour:
+        contrast, brightness = (change[:, None, None] for change in colour)
+        changed = (crops.astype(np.int32) - MIDDLE) * (UNIT + contrast) + BRIGHTEST * brightness
+        crops = np.clip((changed + UNIT // 2) // UNIT + MIDDLE, 0, 255).astype(np.uint8)
     return crops

@@ -78,6 +78,7 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
             "batch_size": 2000,
             "micro_batch": 500,
             "batch_norm_momentum": 0.9,
+            "jitter": 0.14,
             "sides": "24,28,32,32,32",
         },
         "whiten6-large": {**_WHITENED, "epochs": 24, "sides": "20,24,28,32,32"},

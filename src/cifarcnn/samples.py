@@ -64,7 +64,7 @@ def augmented(train: Images, settings: Settings, count: int, epochs: int) -> Byt
 
     Args:
         train: the images that are trained on.
-        settings: of which ``seed``, ``augment`` and ``shift`` count.
+        settings: of which ``seed``, ``augment``, ``shift`` and ``jitter`` count.
         count: how many images.
         epochs: how many forms of each.
 
@@ -75,7 +75,12 @@ def augmented(train: Images, settings: Settings, count: int, epochs: int) -> Byt
     forms = [train.images[chosen]]
     for epoch in range(epochs):
         picks = pipeline.draw_epoch(
-            len(train), seed=settings.seed, epoch=epoch, augment=settings.augment, shift=settings.shift
+            len(train),
+            seed=settings.seed,
+            epoch=epoch,
+            augment=settings.augment,
+            shift=settings.shift,
+            jitter=settings.jitter,
         )
         # Where in the epoch each image comes.
         when = np.argsort(picks[:, 0])[chosen]

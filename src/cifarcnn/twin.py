@@ -15,6 +15,7 @@ import numpy.typing as npt
 from keras import ops
 
 from cifarcnn import microbatches, optimizer
+from cifarcnn.pipeline import BRIGHTEST, MIDDLE, UNIT
 
 
 class CropFromStore(keras.layers.Layer):  # type: ignore[misc]
@@ -51,7 +52,7 @@ def gather(store: Any, picks: Any, size: int, margin: int) -> Any:
 
     Args:
         store: what ``stored`` returns, on the device.
-        picks: int32 or int64, (batch, 4): image, top and left of the crop in it when padded, 1 to flip.
+        picks: int32 or int64, (batch, 4) or (batch, 6), as ``pipeline.draw_epoch`` returns them.
         size: the side of an image.
         margin: the border with which the images are stored.
 
@@ -64,7 +65,14 @@ def gather(store: Any, picks: Any, size: int, margin: int) -> Any:
     rows = top[:, None] + line
     columns = left[:, None] + ops.where(flip[:, None] == 1, size - 1 - line, line)
     positions = (image[:, None, None] * stride + rows[:, :, None]) * stride + columns[:, None, :]
-    return ops.take(store, positions, axis=0)
+    crops = ops.take(store, positions, axis=0)
+    if picks.shape[1] == 4:
+        return crops
+    # All numbers are whole and below 2 ** 24, which float32 holds exactly, as ``pipeline.crop`` does.
+    contrast, brightness = (ops.cast(picks[:, column, None, None, None], "float32") for column in (4, 5))
+    changed = (ops.cast(crops, "float32") - MIDDLE) * (UNIT + contrast) + BRIGHTEST * brightness
+    changed = ops.floor((changed + UNIT // 2) / UNIT) + MIDDLE
+    return ops.cast(ops.clip(changed, 0, 255), crops.dtype)
 
 
 class Reduce(keras.layers.Layer):  # type: ignore[misc]
@@ -173,6 +181,7 @@ def make(
     margin: int,
     precision: str,
     seed: int,
+    jitter: bool = False,
     any_side: bool = False,
     crops_given: bool = False,
 ) -> Pair:
@@ -184,6 +193,7 @@ def make(
         margin: the most pixels by which augmentation moves an image.
         precision: a Keras dtype policy for all but the logits.
         seed: fixes dropout.
+        jitter: the picks have columns of contrast and brightness.
         any_side: build it for images of any side; the network must allow it.
         crops_given: the twin takes crops, uint8, (batch, 32, 32, 3), as ``gather`` returns them, not picks.
     """
@@ -207,7 +217,7 @@ def make(
     if crops_given:
         fed = crops = keras.Input(images.shape[1:], dtype="uint8", name="crops")
     else:
-        fed = keras.Input((4,), dtype="int32", name="picks")
+        fed = keras.Input((6 if jitter else 4,), dtype="int32", name="picks")
         crops = CropFromStore(images, margin, name="crop", dtype="uint8")(fed)
     if any_side:
         crops = Reduce(images.shape[1], name="reduce", dtype=precision)(crops)

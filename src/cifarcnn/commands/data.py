@@ -73,7 +73,7 @@ def verify(path: Path | None, as_json: bool) -> int:
 
 @data.command(epilog="Example: cifarcnn data show --count 20 --output sheet.png")
 @images_option
-@setting_options(("arch", "recipe", "augment", "shift", "val_size", "train_size", "seed"))
+@setting_options(("arch", "recipe", "augment", "shift", "jitter", "val_size", "train_size", "seed"))
 @click.option(
     "--count",
     metavar="N",
