@@ -229,9 +229,11 @@ def _show_tasks(plan: "Plan", directory: Path, as_json: bool) -> None:
 def _show(result: "TrainingResult") -> None:
     """Say how it went, and what to do next."""
     minutes, seconds = divmod(round(result.train_seconds), 60)
+    # A training of a few steps has no speed: its first call compiles.
+    speed = f"{result.images_per_second:,.0f} images/s, " if result.images_per_second else ""
     click.echo(
         f"{result.arch}, {result.recipe} recipe: {count(result.epochs, 'epoch')} in {minutes} min {seconds} s"
-        f" ({result.images_per_second:,.0f} images/s, {result.device}, {result.precision})"
+        f" ({speed}{result.device}, {result.precision})"
     )
     if result.val_accuracy is not None:
         click.echo(f"best validation accuracy {result.val_accuracy:.2%} in epoch {result.best_epoch}")
@@ -256,7 +258,7 @@ def _show_series(result: "SeriesResult") -> None:
 
     click.echo("seed  val_accuracy  val_loss   images/s")
     for run in result.runs:
-        click.echo(row(str(run.seed), run.val_accuracy, run.val_loss, run.images_per_second))
+        click.echo(row(str(run.seed), run.val_accuracy, run.val_loss, run.images_per_second or None))
     (group,) = result.groups
     for name, figures in (("mean", group.mean), ("std", group.std)):
         click.echo(row(name, *(figures[key] for key in ("val_accuracy", "val_loss", "images_per_second"))))
