@@ -1,0 +1,60 @@
+"""Files appear whole or not at all, and what was said to be written survives a loss of power."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from cifarcnn import files
+
+
+def test_the_content_is_on_the_disk_before_the_name_and_the_name_before_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flush the file written aside, rename it, flush its directory: in this order."""
+    happened: list[tuple[str, object]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def flush(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        kind = "directory" if stat.S_ISDIR(status.st_mode) else "file"
+        happened.append((f"flush {kind}", (status.st_ino, status.st_size if kind == "file" else None)))
+        fsync(descriptor)
+
+    def rename(aside: Path, path: Path) -> Path:
+        happened.append(("rename", aside.stat().st_ino))
+        return replace(aside, path)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(Path, "replace", rename)
+    path = tmp_path / "table.csv"
+    files.write_bytes(path, b"12345")
+    written, directory = path.stat().st_ino, tmp_path.stat().st_ino
+    assert happened == [
+        ("flush file", (written, 5)), ("rename", written), ("flush directory", (directory, None))
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_an_error_leaves_what_was_there_and_nothing_beside_it(before: bytes | None, tmp_path: Path) -> None:
+    """A writer that fails half way changes nothing."""
+    path = tmp_path / "model.keras"
+    if before is not None:
+        path.write_bytes(before)
+    with pytest.raises(OSError, match="No space left"), files.replacing(path) as aside:
+        aside.write_bytes(b"ne")
+        raise OSError(28, "No space left on device")
+    assert {child.name: child.read_bytes() for child in tmp_path.iterdir()} == (
+        {} if before is None else {"model.keras": before}
+    )
+
+
+def test_a_new_file_may_be_read_by_those_whom_the_umask_allows(tmp_path: Path) -> None:
+    """The file written aside is private; what replaces the old one is not."""
+    mask = os.umask(0o027)
+    try:
+        files.write_text(tmp_path / "settings.json", "{}")
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "settings.json").stat().st_mode) == 0o640
