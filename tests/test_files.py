@@ -42,9 +42,14 @@ def test_an_error_leaves_what_was_there_and_nothing_beside_it(before: bytes | No
     path = tmp_path / "model.keras"
     if before is not None:
         path.write_bytes(before)
-    with pytest.raises(OSError, match="No space left"), files.replacing(path) as aside:
-        aside.write_bytes(b"ne")
-        raise OSError(28, "No space left on device")
+
+    def write_half() -> None:
+        with files.replacing(path) as aside:
+            aside.write_bytes(b"ne")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        write_half()
     assert {child.name: child.read_bytes() for child in tmp_path.iterdir()} == (
         {} if before is None else {"model.keras": before}
     )
