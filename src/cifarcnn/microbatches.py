@@ -39,10 +39,10 @@ def step_on_tensorflow(twin: "Twin", data: Any) -> Any:
     import tensorflow as tf
 
     inputs, targets = data
-    divided = [_divide(array, twin.parts) for array in (inputs, targets)]
+    images, truth = _divide(inputs, twin.parts), _divide(targets, twin.parts)
 
     def add(part: Any, sums: Any, loss: Any, logits: Any) -> Any:
-        found, more, answers = gradients(twin, *(array[part] for array in divided), twin.parts)
+        found, more, answers = gradients(twin, images[part], truth[part], twin.parts)
         sums = [total + share for total, share in zip(sums, found, strict=True)]
         return part + 1, sums, loss + more, logits.write(part, answers)
 
