@@ -65,14 +65,7 @@ def train_stock(settings: Settings, data: str | None, path: Path) -> None:
         metrics=["accuracy"],
     )
     for epoch in range(settings.epochs):
-        picks = pipeline.draw_epoch(
-            len(train),
-            seed=settings.seed,
-            epoch=epoch,
-            augment=settings.augment,
-            shift=settings.shift,
-            jitter=settings.jitter,
-        )[: steps * settings.batch_size]
+        picks = pipeline.picks_of_epoch(settings, len(train), epoch)[: steps * settings.batch_size]
         history = network.fit(
             pipeline.crop(train.images, picks, settings.shift).astype(np.float32),
             targets[picks[:, 0]],

@@ -136,14 +136,8 @@ class Training:
     def _train_epoch(self, stop: StopRequest) -> float:
         """Train to the end of the epoch under way, saving on the way if it is long; return images/s."""
         settings, progress = self.setup.settings, self.progress
-        picks = pipeline.draw_epoch(
-            len(self.setup.train),
-            seed=settings.seed,
-            epoch=progress.epoch,
-            augment=settings.augment,
-            shift=settings.shift,
-            jitter=settings.jitter,
-        )[: self.steps * self.batch_size]
+        picks = pipeline.picks_of_epoch(settings, len(self.setup.train), progress.epoch)
+        picks = picks[: self.steps * self.batch_size]
         if architectures.find(settings.arch).any_side:
             self.pair.train_at(side_of_epoch(settings)[progress.epoch])
         speed = 0.0

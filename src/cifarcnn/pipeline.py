@@ -39,6 +39,18 @@ def divide(images: Images, settings: "Settings") -> tuple[Images, Images | None]
     return images.at(rest), images.at(held_out) if settings.val_size else None
 
 
+def picks_of_epoch(settings: "Settings", count: int, epoch: int) -> npt.NDArray[np.int32]:
+    """Draw an epoch of a training with these settings; see ``draw_epoch``."""
+    return draw_epoch(
+        count,
+        seed=settings.seed,
+        epoch=epoch,
+        augment=settings.augment,
+        shift=settings.shift,
+        jitter=settings.jitter,
+    )
+
+
 def draw_epoch(
     count: int, *, seed: int, epoch: int, augment: str, shift: int, jitter: float = 0
 ) -> npt.NDArray[np.int32]:

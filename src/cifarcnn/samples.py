@@ -74,14 +74,7 @@ def augmented(train: Images, settings: Settings, count: int, epochs: int) -> Byt
     chosen = stratified_subset(train.labels, np.arange(len(train)), count, settings.seed)
     forms = [train.images[chosen]]
     for epoch in range(epochs):
-        picks = pipeline.draw_epoch(
-            len(train),
-            seed=settings.seed,
-            epoch=epoch,
-            augment=settings.augment,
-            shift=settings.shift,
-            jitter=settings.jitter,
-        )
+        picks = pipeline.picks_of_epoch(settings, len(train), epoch)
         # Where in the epoch each image comes.
         when = np.argsort(picks[:, 0])[chosen]
         forms.append(pipeline.crop(train.images, picks[when], settings.shift))
