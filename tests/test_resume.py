@@ -191,10 +191,14 @@ def test_a_finished_run_returns_its_result_at_once(tmp_path: Path, data_director
     checkpoint = (first.run_dir / "checkpoint.npz").read_bytes()
     (first.run_dir / "metrics.csv").unlink()
     (first.run_dir / "curves.png").unlink()
+    report = (first.run_dir / "report.html").read_bytes()
     stopper = Stopper()
     again = cifarcnn.resume(first.run_dir, on_event=stopper)
     assert again == first
     assert stopper.notes == [f"{first.run_dir} is finished: 1 of 1 epochs; --epochs extends it"]
+    (first.run_dir / "report.html").unlink()
+    assert cifarcnn.resume(first.run_dir) == first
+    assert (first.run_dir / "report.html").read_bytes() == report
     assert (first.run_dir / "metrics.csv").read_bytes() == table
     assert (first.run_dir / "curves.png").stat().st_size > 0
     assert (first.run_dir / "checkpoint.npz").read_bytes() == checkpoint

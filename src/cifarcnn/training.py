@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cifarcnn import config, preparation, presentation, schedules
+from cifarcnn import config, preflight, preparation, presentation, schedules
 from cifarcnn.cluster import WAIT_SECONDS, Cluster
 from cifarcnn.config import Settings
 from cifarcnn.errors import RunError, UsageError
@@ -175,10 +175,10 @@ def resume(
             stack.enter_context(directory.locked())
             checkpoint = directory.load_checkpoint(on_event)
             after = _resumed_settings(checkpoint, {**settings, "epochs": epochs})
-            if checkpoint.progress.finished(after):
-                return _finished(directory, after, checkpoint.progress, company, on_event)
             if data is None and checkpoint.data is not None and Path(checkpoint.data).exists():
                 data = checkpoint.data
+            if checkpoint.progress.finished(after):
+                return _finished(directory, checkpoint, after, data, company, on_event)
             found = preparation.find(data, company, on_event)
             preparation.compare(checkpoint, found, directory, on_event)
             setup = preparation.settle(found, after, company, on_event, resumed=True)
@@ -203,14 +203,25 @@ def _go_on(
 
 
 def _finished(
-    directory: RunDirectory, settings: Settings, progress: Progress, company: Company, on_event: OnEvent
+    directory: RunDirectory,
+    checkpoint: Checkpoint,
+    settings: Settings,
+    data: str | Path | None,
+    company: Company,
+    on_event: OnEvent,
 ) -> TrainingResult:
     """Tell how a run ended."""
+    progress = checkpoint.progress
     on_event(Note(f"{directory.path} is finished: {_ending(settings, progress)}; --epochs extends it"))
     # A process killed after its last checkpoint has not come to these.
     directory.write_tables(progress.rows)
     with saving(directory.path):
         presentation.redraw(directory, progress.rows, None, None)
+    if not directory.report.exists():
+        found = preparation.find(data, company, on_event)
+        preparation.compare(checkpoint, found, directory, on_event)
+        validation = preflight.divide(found.images, settings)[1]
+        presentation.write_run_report(directory, validation, checkpoint.data)
     result = _result(directory, settings, progress)
     if company.cluster is not None:
         greeting = {"resume": True, "result": result.as_document()}
