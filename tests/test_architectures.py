@@ -101,3 +101,23 @@ def test_an_unknown_name_suggests_the_nearest(wrong: str, meant: str) -> None:
     """A slip of the finger is answered by the name that was meant."""
     with pytest.raises(UsageError, match=f"did you mean '{meant}"):
         architectures.find(wrong)
+
+
+def test_flops_of_other_layers_and_of_a_model_within_a_model() -> None:
+    """Each number of a kernel counts at every place of the output; of a transposed one, of the input."""
+    inner = keras.Sequential(
+        [
+            keras.Input((8, 8, 4)),
+            keras.layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same"),
+            keras.layers.SeparableConv2D(6, 3, strides=2, padding="same"),
+        ]
+    )
+    outer = keras.Sequential([
+        keras.Input((8, 8, 4)), inner, keras.layers.Conv2DTranspose(5, 2, strides=2), keras.layers.Flatten(),
+        keras.layers.Dense(10),
+    ])  # fmt: skip
+    depthwise, separable = 64 * 9 * 4 * 2, 16 * (9 * 8 + 8 * 6)
+    transposed, dense = 16 * 2 * 2 * 6 * 5, 8 * 8 * 5 * 10
+    found = summaries.describe(outer, "outer")
+    assert found.flops == 2 * (depthwise + separable + transposed + dense)
+    assert found.layers[0].flops == 2 * (depthwise + separable)

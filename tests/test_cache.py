@@ -8,7 +8,7 @@ import pytest
 
 from cifarcnn import cache, sources
 from cifarcnn.errors import DataError
-from cifarcnn.events import Event, Note
+from cifarcnn.events import Event, Note, ignore
 from cifarcnn.formats import locate
 from tinydata import FILES, RECORDS, TinyData, damage
 
@@ -90,3 +90,15 @@ def test_who_waits_for_another_process_uses_its_result(
         cache.install(locate(tmp_path / "archive"), tiny.publication, print)
     search.join(20)
     assert results == [sources.Found(isolated, f"cache {isolated}")]
+
+
+def test_a_directory_of_other_things_may_be_the_cache(isolated: Path, tmp_path: Path, tiny: TinyData) -> None:
+    """What stands there already stays, whatever its name."""
+    for name in ("incoming", "npm"):
+        (isolated / name).mkdir(parents=True)
+        (isolated / name / "mine.txt").write_text("mine")
+    copy = tiny.write(tmp_path / "cifar-10-batches-py", tiny.pickles)
+    cache.install(locate(copy), tiny.publication, ignore)
+    with cache.workspace("npm"):
+        pass
+    assert [(isolated / name / "mine.txt").read_text() for name in ("incoming", "npm")] == ["mine", "mine"]

@@ -101,6 +101,7 @@ def test_a_whole_number_does_for_a_number() -> None:
         ("deterministic", "yes", "deterministic is 'yes'; expected true or false"),
         ("ema", 1.0, "ema is 1; expected a number at least 0 and at most 0.99999"),
         ("train_size", 5, "train_size is 5; expected a number at least 10"),
+        ("seed", 2**31, "seed is 2147483648; expected a number at least 0 and at most 2147483647"),
     ],
 )
 def test_a_wrong_setting_says_what_was_expected(name: str, value: Any, message: str) -> None:

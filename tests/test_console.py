@@ -31,3 +31,10 @@ def test_what_is_said_holds_no_control_characters(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == (
         "error: there is no model \\x1b[31m[red]x y\nmodel: \\x1b]0;title\\x07\n"
     )
+
+
+def test_codes_of_emoji_in_names_stay_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    """A file may be called ``:cat:``."""
+    console.note("wrote my:cat:.png")
+    console.stdout.print("my:cat:.png")
+    assert capsys.readouterr() == ("my:cat:.png\n", "wrote my:cat:.png\n")

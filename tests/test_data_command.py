@@ -1,8 +1,13 @@
 """``cifarcnn data``, as installed, on the real files."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from badserver import serving
 from conftest import Run
@@ -101,3 +106,30 @@ def test_help_tells_of_the_environment(cifarcnn: Run) -> None:
     assert done.returncode == 0
     for name in ("CIFARCNN_DATA", "CIFARCNN_CACHE", "CIFARCNN_MIRRORS", "fetch", "verify", "where"):
         assert name in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "reason"),
+    [("~nobody-of-this-name/x", 1, "does not exist"), ("a" * 300, 1, "cannot be read")],
+)
+def test_a_place_that_cannot_be_looked_at_is_one_line(
+    data: str, code: int, reason: str, cifarcnn: Run
+) -> None:
+    """Another's home that there is not, a name too long for any file."""
+    done = cifarcnn("data", "verify", "--data", data)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert reason in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_directory_whose_name_is_no_text_is_printed_as_it_is(tmp_path: Path, data_directory: Path) -> None:
+    """Its bytes, so that a shell can use them."""
+    odd = tmp_path / os.fsdecode(b"d\xff")
+    odd.symlink_to(data_directory)
+    command = Path(sys.executable).with_name("cifarcnn")
+    environment = {**os.environ, "LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(
+        [command, "data", "where", "--data", odd], env=environment, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == os.fsencode(odd) + b"\n"

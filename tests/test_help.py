@@ -7,7 +7,7 @@ import click
 import pytest
 
 from cifarcnn.cli import cli
-from cifarcnn.config import FIELDS
+from cifarcnn.config import FIELDS, resolve
 
 
 def every_command() -> dict[str, click.Command]:
@@ -77,3 +77,13 @@ def test_a_command_has_an_example_that_its_options_allow(name: str) -> None:
             command = command.commands[words.pop(0)]
         command.make_context(command.name, words)
         assert name == "cifarcnn" or example.startswith(name)
+
+
+def test_the_defaults_are_those_of_a_training_without_options() -> None:
+    """What `cifarcnn train` would do, not what holds where a recipe says nothing."""
+    settings = resolve({})
+    assert (settings.epochs, settings.optimizer) != (FIELDS["epochs"].default, FIELDS["optimizer"].default)
+    shown = cli.commands["train"].get_help(click.Context(cli.commands["train"]))
+    for name in ("epochs", "batch_size", "learning_rate", "dropout"):
+        option = rf"--{name.replace('_', '-')} .*?\[default:\s+{getattr(settings, name):g}\]"
+        assert re.search(option, shown, re.DOTALL)

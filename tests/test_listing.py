@@ -295,3 +295,24 @@ def test_what_would_block_is_a_row(cifarcnn: Run, tmp_path: Path) -> None:
     ]
     with pytest.raises(UsageError, match="no directory"):
         listing.gather(["a" * 300])
+
+
+def test_what_the_hardware_decides_makes_no_groups(tmp_path: Path) -> None:
+    """A run that is begun has resolved its device, precision and their number; those that wait have not."""
+    plan = sweep.repeat({"arch": "vgg2", "epochs": 3}, [0, 1])
+    plan.save(tmp_path)
+    resolved = {"arch": "vgg2", "device": "cpu", "precision": "float32", "devices": 1}
+    make_run(tmp_path / plan.tasks[0].name, [0.1, 0.2, 0.5], **resolved)
+    found = listing.gather([tmp_path])
+    assert [row.state for row in found.rows] == ["finished", "waiting"]
+    assert found.differing == ("seed",)
+    (group,) = found.groups
+    assert (group.n, group.mean) == (1, 0.5)
+
+
+def test_a_link_to_itself_hides_no_run(tmp_path: Path) -> None:
+    """Nor does one to a link to itself."""
+    make_run(tmp_path / "runs" / "one", [0.5])
+    (tmp_path / "runs" / "loop").symlink_to("loop")
+    (tmp_path / "runs" / "way").symlink_to("loop")
+    assert [row.name for row in listing.gather([tmp_path / "runs"]).rows] == ["one"]

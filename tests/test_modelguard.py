@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -284,3 +285,47 @@ def test_damaged_models_are_answers_or_reasons(good: Path, mutations: Mutation, 
 def test_thousands_of_damaged_models(good: Path, mutations: Mutation, member: str | None) -> None:
     """The same, at length."""
     check_mutant(good, mutations, member)
+
+
+def declare(path: Path, name: str, size: int) -> Path:
+    """Let a zip's directory claim that a member unpacks to so many bytes."""
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(b"PK\x01\x02", 0, data.rindex(name.encode()))
+    data[entry + 24 : entry + 28] = size.to_bytes(4, "little")
+    path.write_bytes(data)
+    return path
+
+
+def test_a_member_is_unpacked_no_further_than_it_declares(good: Path, tmp_path: Path) -> None:
+    """A bomb that lies about its size costs what it declares, not what it holds."""
+    content = {**models.members(good), "config.json": bytes(64 << 20)}
+    path = models.write(tmp_path / "liar.keras", content, zipfile.ZIP_DEFLATED)
+    declare(path, "config.json", 10)
+    tracemalloc.start()
+    with pytest.raises(ModelError):
+        modelguard.read_members(path, "config.json")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 << 20
+
+
+def test_damaged_compression_is_one_line(good: Path, tmp_path: Path) -> None:
+    """Whichever byte of a packed member is changed, it is read or refused."""
+    path = models.write(tmp_path / "packed.keras", models.members(good), zipfile.ZIP_DEFLATED)
+    whole = path.read_bytes()
+    refused = 0
+    for position in range(60, 160):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
+        try:
+            modelguard.read_members(path)
+        except ModelError:
+            refused += 1
+    assert refused > 50
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_metadata_that_is_no_json_is_refused(number: str, good: Path, tmp_path: Path) -> None:
+    """Python would read it, and then could not show it in a document."""
+    content = {**models.members(good), "cifarcnn.json": f'{{"note": {number}}}'.encode()}
+    with pytest.raises(ModelError, match=r"cifarcnn\.json is not readable JSON"):
+        modelfile.read_metadata(models.write(tmp_path / "odd.keras", content))

@@ -1,5 +1,6 @@
 """Finding pictures and models, and streaming the one through the other."""
 
+import dataclasses
 import io
 import os
 import sys
@@ -252,3 +253,26 @@ def test_the_test_set_as_files_scores_what_evaluation_reports(model_path: Path, 
     labels = [CLASSES.index(answer.top[0].label) for answer in answers if isinstance(answer, Prediction)]
     right = int((np.array(labels) == test.labels).sum())
     assert right / 10_000 == evaluation.evaluate(model_path).metrics.accuracy
+
+
+def test_standard_input_that_cannot_be_read_is_a_failure(
+    model: modelfile.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under nohup, which opens it for writing alone."""
+    with open(os.devnull, "wb") as for_writing, open(for_writing.fileno(), closefd=False) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        (answer,) = predict(["-"], model=model)
+    assert isinstance(answer, Failure)
+    assert answer.error.startswith("standard input cannot be read: ")
+
+
+def test_answers_that_are_no_numbers_are_refused(model: modelfile.Model, tmp_path: Path) -> None:
+    """A network may overflow on one picture alone."""
+
+    class Overflowing:
+        def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
+            return np.full((len(images), 10), np.nan, np.float32)
+
+    broken = dataclasses.replace(model, network=Overflowing())  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="answers with numbers that are not finite"):
+        list(predict([picture(tmp_path / "p.png")], model=broken))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,7 @@ def test_the_page_of_a_run_tells_its_training(run: Path) -> None:
     page = path.read_text("utf-8")
     command = "cifarcnn train --arch vgg3 --recipe fast --epochs 2 --learning-rate 0.25 --deterministic"
     assert f"{command} --data &#x27;my data&#x27;\n" in page
+    assert re.search(r"cifarcnn evaluate .*best\.keras.* --data &#x27;my data&#x27;", page)
     assert "abacus" in page
     assert "Learning curves" in page
     assert "<h1>my run</h1>" in page

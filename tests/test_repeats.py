@@ -105,3 +105,12 @@ def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
         repeats.resume_series(tmp_path)
     with pytest.raises(UsageError, match="expected one or more"):
         repeats.train_seeds([], out=tmp_path)
+
+
+def test_a_series_that_is_refused_leaves_nothing(tmp_path: Path, data_directory: Path) -> None:
+    """What every run would be refused for is told before a directory is made."""
+    with pytest.raises(UsageError, match="there are 1000 training images"):
+        repeats.train_seeds(
+            [0, 1], out=tmp_path / "runs", data=data_directory, arch="vgg2", train_size=1000, batch_size=2000
+        )
+    assert not (tmp_path / "runs").exists()

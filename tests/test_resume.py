@@ -1,6 +1,7 @@
 """A run with interruptions ends as the uninterrupted run does, bit for bit."""
 
 import dataclasses
+import json
 import os
 import signal
 from pathlib import Path
@@ -159,7 +160,7 @@ def test_patience_survives_a_resume(tmp_path: Path, data_directory: Path) -> Non
     stopper = Stopper()
     assert cifarcnn.resume(pieces, on_event=stopper).epochs == straight.epochs
     reason = f"no better validation accuracy in the 2 epochs after epoch {straight.best_epoch}"
-    assert reason in stopper.notes[0]
+    assert stopper.notes[0].endswith(reason)
 
 
 def test_an_extended_run_says_what_the_schedule_does(tmp_path: Path, data_directory: Path) -> None:
@@ -281,3 +282,29 @@ def test_averaged_weights_are_saved_and_the_others_trained_on(tmp_path: Path, da
         assert cifarcnn.load_model(averaged / "last.keras").network.get_weights()[0].tobytes() != (
             ours.variables[0].tobytes()
         )
+
+
+def test_a_run_that_is_shortened_to_where_it_is_remembers_it(tmp_path: Path, data_directory: Path) -> None:
+    """It is finished then, also for who resumes it without a word."""
+    settings = {**SMALL, "arch": "plain6-small", "epochs": 2}
+    with pytest.raises(Interrupted):
+        cifarcnn.train(out=tmp_path, data=data_directory, on_event=Stopper((2, 1)), **settings)
+    run_dir, stopper = next(tmp_path.iterdir()), Stopper()
+    with pytest.raises(UsageError, match="epochs is 1, but 2 are begun"):
+        cifarcnn.resume(run_dir, epochs=1)
+    # As if it had been killed between the epochs.
+    run = RunDirectory(run_dir)
+    checkpoint = run.load_checkpoint(ignore)
+    checkpoint.progress.step = 0
+    run.save_checkpoint(checkpoint)
+    assert cifarcnn.resume(run_dir, epochs=1).epochs == 1
+    again = cifarcnn.resume(run_dir, on_event=stopper)
+    assert again.epochs == 1
+    assert stopper.notes[0] == f"{run_dir} is finished: 1 of 1 epochs; --epochs extends it"
+    assert json.loads(run.settings.read_text())["epochs"] == 1
+
+
+def test_an_unknown_setting_is_refused(interrupted: Path) -> None:
+    """As for a new training."""
+    with pytest.raises(UsageError, match="unknown setting 'lr'"):
+        cifarcnn.resume(interrupted, lr=0.1)

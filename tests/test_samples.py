@@ -44,6 +44,7 @@ def test_impossible_sheets_are_refused_in_one_line(cifarcnn: Run) -> None:
     """Too many images, a directory that is not there: told before any image is looked for."""
     for options, reason in (
         (("--count", 101), "cannot show 101 images on one sheet; expected 1 to 100"),
+        (("--output", "sheet.pdf"), "cannot draw sheet.pdf; expected a name that ends in .png"),
         (("--output", "no/sheet.png"), "cannot write no/sheet.png: there is no directory no; make it first"),
     ):
         done = cifarcnn("data", "show", *options)

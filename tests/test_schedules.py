@@ -73,3 +73,16 @@ def test_extension_is_explained_by_the_tables() -> None:
         assert text.startswith(f"4 epochs instead of 2: the {schedule} schedule ")
         assert ("the result is that of 4 epochs from the start" in text) is same
         assert ("goes on at the rate 0.25 after" in text) is not same
+
+
+def test_an_extension_that_spreads_the_sides_anew_is_told() -> None:
+    """At the same rates, epochs on images of other sides make another result."""
+    before, after = (
+        Settings(arch="whiten6-tiny", epochs=epochs, schedule="constant", warmup=0.0, sides="20,32")
+        for epochs in (2, 4)
+    )
+    text = explain_extension(before, after, 10, 20)
+    assert text.endswith(
+        "but the sides 20,32 are spread anew; the result is not that of 4 epochs from the start"
+    )
+    assert "is that of 4 epochs" in explain_extension(before, after, 10, 10)

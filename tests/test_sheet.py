@@ -167,3 +167,16 @@ def test_no_picture_is_replaced_by_its_sheet(cifarcnn: Run, tmp_path: Path) -> N
     assert (done.returncode, done.stdout) == (2, "")
     assert "cat.png is one of the pictures" in done.stderr
     assert picture.read_bytes() == before
+
+
+@pytest.mark.parametrize(("name", "taken"), [("photo.png", True), ("photo.pdf", False)])
+def test_no_picture_is_replaced_by_a_further_page(name: str, taken: bool, tmp_path: Path) -> None:
+    """The second page of photo.png would be photo-2.png; a PDF has all pages in one file."""
+    pictures = [tmp_path / f"photo-{number}.png" for number in range(1, 42)]
+    pictures[1].touch()
+    if taken:
+        with pytest.raises(UsageError, match=r"photo-2\.png is one of the pictures"):
+            sheet.check_apart(tmp_path / name, [str(path) for path in pictures])
+    else:
+        sheet.check_apart(tmp_path / name, [str(path) for path in pictures])
+    sheet.check_apart(tmp_path / name, [str(path) for path in pictures[:40]])

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from cifarcnn import console
-from cifarcnn.events import EpochDone, StepsDone
+from cifarcnn.events import EpochDone, StepsDone, Transfer
 from cifarcnn.training_display import TrainingDisplay, epoch_line, small_curve
 
 DONE = EpochDone(
@@ -58,3 +58,20 @@ def test_only_a_terminal_gets_a_moving_bar(terminal: bool, monkeypatch: pytest.M
     assert ("1,234 images/s  loss 1.500  accuracy 40.0%  ▁▁" in shown) == terminal
     if not terminal:
         assert len(shown.splitlines()) == 2
+
+
+def test_a_training_after_a_download_and_another_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal shows one set of bars; the next run begins its bar and its curve anew."""
+    written = io.StringIO()
+    monkeypatch.setattr(
+        console, "stderr", Console(file=written, force_terminal=True, width=150, highlight=False)
+    )
+    with TrainingDisplay() as display:
+        display(Transfer("archive", 10, 10))
+        for epochs in (3, 10):
+            display(StepsDone(1, epochs, 20, 40, 1.5, 0.4, 0.0))
+            assert [bars.live.is_started for bars in display.bars.values()] == [False, True]
+            (task,) = display.steps.tasks
+            assert (task.total, task.completed, display.accuracies) == (40 * epochs, 20, [])
+            display(DONE)
+            display(StepsDone(epochs, epochs, 40, 40, 1.5, 0.4, 1234.0))

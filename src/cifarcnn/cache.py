@@ -19,12 +19,12 @@ from cifarcnn.publication import Publication
 def directory() -> Path:
     """Say where the cache is: ``CIFARCNN_CACHE``, else in the platform's place for caches."""
     if own := os.environ.get("CIFARCNN_CACHE"):
-        return Path(own).expanduser()
+        return Path(os.path.expanduser(own))
     if sys.platform == "darwin":
         base = "~/Library/Caches"
     else:
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "cifarcnn"
+    return Path(os.path.expanduser(base)) / "cifarcnn"
 
 
 def read(folder: Path, names: Iterable[str], publication: Publication) -> dict[str, bytes]:
@@ -93,7 +93,8 @@ def install(located: Located, publication: Publication, on_event: OnEvent) -> No
 @contextlib.contextmanager
 def workspace(name: str) -> Iterator[Path]:
     """Give an empty directory in the cache that vanishes afterwards. The caller holds the lock."""
-    aside = directory() / name
+    # The cache may be a directory of other things, too: what vanishes has a name of our own.
+    aside = directory() / f".cifarcnn-{name}"
     # A process that was killed may have left it.
     shutil.rmtree(aside, ignore_errors=True)
     with writing():

@@ -46,7 +46,7 @@ def _setting(
 
 @dataclass(frozen=True)
 class Settings:
-    """What determines a training's result. The defaults are the ``fast`` recipe's; see ``resolve``."""
+    """What determines a training's result. The defaults hold where a recipe says nothing; see ``resolve``."""
 
     arch: str = _setting("vgg2", "Architecture; `cifarcnn summary` lists them.")
     recipe: str = _setting(
@@ -87,7 +87,10 @@ class Settings:
     )  # fmt: skip
     shift: int = _setting(4, "Most pixels by which shift moves an image.", least=0, most=16)
     jitter: float = _setting(
-        0.0, "Share by which brightness and contrast of training images vary at most.", least=0, most=0.9
+        0.0,
+        "Share by which brightness and contrast of training images vary at most, whatever --augment is.",
+        least=0,
+        most=0.9,
     )
     sides: str = _setting(
         "32", "Sides to which training images are reduced, spread evenly over the epochs, as in 20,24,32."
@@ -122,7 +125,7 @@ class Settings:
         "Arithmetic; auto asks the hardware.",
         choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )
-    device: str = _setting("auto", "On what to compute: auto (a GPU, if there is one), cpu, gpu or gpu:N.")
+    device: str = _setting("auto", "On what to compute: auto (GPUs, if there are any), cpu, gpu or gpu:N.")
     devices: int | None = _setting(
         None,
         "Train on this many GPUs in step; with --device cpu on as many parts of the CPU, to try it out."
@@ -293,6 +296,7 @@ def check(name: str, value: object) -> None:
 def _check_bounds(name: str, value: float, limits: Mapping[str, Any]) -> None:
     if math.isfinite(value) and limits["least"] <= value <= limits["most"] and value > limits["above"]:
         return
-    low = f"above {limits['above']:g}" if math.isfinite(limits["above"]) else f"at least {limits['least']:g}"
-    high = f" and at most {limits['most']:g}" if math.isfinite(limits["most"]) else ""
-    raise UsageError(f"{name} is {value:g}; expected a number {low}{high}")
+    open_below = math.isfinite(limits["above"])
+    low = f"above {limits['above']:.10g}" if open_below else f"at least {limits['least']:.10g}"
+    high = f" and at most {limits['most']:.10g}" if math.isfinite(limits["most"]) else ""
+    raise UsageError(f"{name} is {value:.10g}; expected a number {low}{high}")

@@ -18,8 +18,9 @@ from cifarcnn.events import Event, Note, PicturesDone, Transfer
 if TYPE_CHECKING:
     from rich import progress
 
-stdout = Console(highlight=False)
-stderr = Console(stderr=True, highlight=False)
+# Else Rich would make a picture of ``:cat:`` in a file name.
+stdout = Console(highlight=False, emoji=False)
+stderr = Console(stderr=True, highlight=False, emoji=False)
 
 printable, text = names.printable, names.text
 

@@ -14,7 +14,7 @@ import numpy as np
 from cifarcnn import cifar10, comparison, heldout, metrics, modelfile, outsiders, sources
 from cifarcnn.cifar10 import CLASSES
 from cifarcnn.comparison import Comparison
-from cifarcnn.errors import ModelError, UsageError
+from cifarcnn.errors import UsageError
 from cifarcnn.events import Note, OnEvent, ignore
 from cifarcnn.heldout import HeldOut
 from cifarcnn.metrics import Array, Metrics
@@ -140,13 +140,12 @@ def evaluate(
     on_event(Note(loaded.inference()))
     if heldout.trained_on(loaded.metadata) == images.sha256():
         on_event(Note("warning: the model was trained on these very images: the figures flatter it"))
-    # The first step compiles the network, which is no part of its speed.
+    # The first whole step, and one of the rest, compile the network, which is no part of its speed.
     loaded.probabilities(images.images[:batch_size], batch_size)
+    loaded.probabilities(images.images[: len(images) % batch_size], batch_size)
     start = time.perf_counter()
     plain = loaded.probabilities(images.images, batch_size)
     seconds = time.perf_counter() - start
-    if not np.isfinite(plain).all():
-        raise ModelError(f"the model {path} answers with numbers that are not finite; train it again")
     temperature = loaded.temperature
     if temperature is not None and split == "validation":
         figures = "calibration error" if limit is None else "calibration error and false alarms"
@@ -260,7 +259,11 @@ def comparison_document(evaluations: list[Evaluation], comparisons: list[Compari
         "schema": 1,
         "models": [evaluation.as_document() for evaluation in evaluations],
         "comparisons": [
-            {"first": str(evaluations[0].model), "second": str(other.model), **asdict(found)}
+            {
+                "first": modelfile.display_name(evaluations[0].model),
+                "second": modelfile.display_name(other.model),
+                **asdict(found),
+            }
             for other, found in zip(evaluations[1:], comparisons, strict=True)
         ],
     }

@@ -17,11 +17,11 @@ class Note:
 
 @dataclass(frozen=True)
 class Transfer:
-    """Progress of a download or conversion. ``total`` is None where the size is unknown; units are bytes."""
+    """Progress of a download or conversion, in bytes."""
 
     name: str
     done: int
-    total: int | None
+    total: int
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class StepsDone:
 
 @dataclass(frozen=True)
 class EpochDone:
-    """The figures of a finished training epoch, as they stand in ``metrics.csv``."""
+    """The figures of a finished training epoch; they stand in ``metrics.csv`` and ``timing.csv``."""
 
     epoch: int
     epochs: int

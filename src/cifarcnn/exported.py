@@ -227,10 +227,11 @@ def _litert_metadata(path: Path, data: bytes) -> bytes | None:
             member = archive.NameToInfo.get(modelguard.OUR_METADATA)
             if member is None:
                 return None
-            if member.file_size > LARGEST_METADATA or member.flag_bits & 1:
+            large = member.file_size > LARGEST_METADATA
+            if large or member.flag_bits & 1 or member.compress_type not in modelguard.PACKINGS:
                 raise ModelError(f"the model {path} has metadata of absurd size or packing; not opened")
-            return archive.read(member)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError, ValueError) as problem:
+            return modelguard.unpacked(archive, member)
+    except modelguard.DAMAGE as problem:
         raise ModelError(f"the model {path} is damaged: {first_line(problem)}; copy it again") from problem
     except (NotImplementedError, RuntimeError) as problem:
         raise ModelError(f"the model {path} is packed as ours never are; not opened") from problem

@@ -139,15 +139,15 @@ def _images(model: Model, data: str | Path | None, on_event: OnEvent) -> cifar10
 def _write(model: Model, kind: str, half: bool, path: Path, images: cifar10.Images) -> Export:
     """Convert, attach the metadata, and compare."""
     plain = expected = model.probabilities(images.images)
-    facts = {
-        **model.metadata,
-        "exported_from": hashlib.sha256(model.path.read_bytes()).hexdigest(),
-        "weights": "float16" if half else "float32",
-    }
     if model.format is not None:
         path.write_bytes(model.path.read_bytes())
         facts = model.metadata
     else:
+        facts = {
+            **model.metadata,
+            "exported_from": hashlib.sha256(model.path.read_bytes()).hexdigest(),
+            "weights": "float16" if half else "float32",
+        }
         conversion.convert(model.keras, kind, path)
         if half:
             data, kernels = conversion.halve(path.read_bytes())

@@ -44,7 +44,8 @@ def check_place(path: Path) -> None:
     Raises:
         UsageError: the directory of ``path`` does not exist.
     """
-    if not path.parent.is_dir():
+    # Where nobody may look, Path.is_dir raises an error.
+    if not os.path.isdir(path.parent):
         raise UsageError(f"cannot write {path}: there is no directory {path.parent}; make it first")
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from cifarcnn import pickles
 from cifarcnn.cifar10 import TEST_FILES, TRAIN_FILES, encode
 from cifarcnn.errors import DataError
+from cifarcnn.images import DAMAGE
 from cifarcnn.publication import Publication
 
 FILES = TRAIN_FILES + TEST_FILES
@@ -217,7 +218,7 @@ def _from_png(name: str, read: Read, count: int) -> bytes:
             raise DataError(f"the picture is not 1024 pixels wide and {count} high")
         with Image.open(io.BytesIO(raw), formats=["PNG"]) as picture:
             images = np.asarray(picture.convert("RGB")).reshape(count, 32, 32, 3)
-    except (ValueError, TypeError, OverflowError, RecursionError, SyntaxError, OSError) as problem:
+    except DAMAGE as problem:
         raise DataError(f"cannot convert the picture or its labels: {problem}") from None
     return encode(images, labels)
 

@@ -54,6 +54,12 @@ MOST_PIXELS = 50_000_000
 LARGE = 8_000_000
 """Pictures of more pixels are decoded one at a time, so that parallel reading stays within memory."""
 
+DAMAGE = (
+    *(OSError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError),
+    *(EOFError, RuntimeError, struct.error, zlib.error),
+)
+"""What Pillow's decoders raise on damaged data, found by feeding them such data."""
+
 _large_picture = threading.Lock()
 
 # Pillow remarks on odd but readable files, and only warns of 90 megapixels.
@@ -107,12 +113,12 @@ def content(path: Path) -> bytes:
     try:
         # Without O_NONBLOCK, opening a FIFO waits for a writer before its kind can be seen.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        kind = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(kind):
+            os.close(descriptor)
+            what = "is a directory" if stat.S_ISDIR(kind) else "not a regular file"
+            raise ImageError(f"{what}; expected a picture")
         with open(descriptor, "rb") as file:
-            kind = os.fstat(descriptor).st_mode
-            if stat.S_ISDIR(kind):
-                raise ImageError("is a directory; expected a picture")
-            if not stat.S_ISREG(kind):
-                raise ImageError("not a regular file; expected a picture")
             data = file.read(LARGEST_FILE + 1)
     except OSError as problem:
         raise ImageError(reason(problem).lower()) from problem
@@ -146,11 +152,7 @@ def _decoded(source: Path | bytes, use: Callable[["Image.Image"], Result]) -> Re
         raise ImageError(f"the picture is larger than {MOST_PIXELS // 1_000_000} megapixels") from problem
     except MemoryError as problem:
         raise ImageError("not enough memory to decode the picture") from problem
-    # What Pillow's decoders raise on damaged data, found by feeding them such data.
-    except (
-        *(OSError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError),
-        *(EOFError, RuntimeError, struct.error, zlib.error),
-    ) as problem:
+    except DAMAGE as problem:
         raise ImageError(f"the picture is damaged or cut short: {reason(problem)[:120]}") from problem
 
 

@@ -22,6 +22,9 @@ FOREIGN = "no run: it holds no settings.json"
 DEEPEST = 3
 """How many directories deep runs are looked for."""
 
+BY_HARDWARE = ("device", "precision", "devices")
+"""Settings that a run has resolved once it is begun."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -112,7 +115,7 @@ def gather(directories: Sequence[str | Path], *, sort: str = "name") -> Listing:
     key = {"accuracy": "val_accuracy"}.get(sort, sort).replace("-", "_")
     if key not in SORT_KEYS:
         raise UsageError(f"there is no {sort!r} to sort by; expected one of {', '.join(SORT_KEYS)}")
-    found: dict[Path, Row] = {}
+    found: dict[str, Row] = {}
     for directory in map(Path, directories):
         if not os.path.isdir(directory):
             raise UsageError(
@@ -120,16 +123,22 @@ def gather(directories: Sequence[str | Path], *, sort: str = "name") -> Listing:
             )
         prefix = "" if len(directories) == 1 else f"{directory}/"
         for row in _walk(directory, prefix, DEEPEST):
-            found.setdefault(row.path.resolve(), row)
+            found.setdefault(os.path.realpath(row.path), row)
     rows = sorted(found.values(), key=lambda row: row.name)
     values = {row.name: row.settings.get(key, row.figures().get(key)) for row in rows}
     known = [row for row in rows if values[row.name] is not None]
     known.sort(key=lambda row: values[row.name], reverse=key in ("val_accuracy", "images_per_second"))  # type: ignore[arg-type, return-value]
     rows = known + [row for row in rows if values[row.name] is None]
     whole = [row for row in rows if row.settings]
-    # What is "auto" in a run that waits is known of one that was begun.
+    # What a run that waits leaves to the hardware is known of one that was begun.
     begun = next((row.settings for row in whole if row.state != "waiting"), {})
-    said = [{k: begun.get(k, v) if v == "auto" else v for k, v in row.settings.items()} for row in whole]
+    said = [
+        {
+            name: begun.get(name, value) if name in BY_HARDWARE and value in ("auto", None) else value
+            for name, value in row.settings.items()
+        }
+        for row in whole
+    ]
     groups = []
     for settings, places in sweep.group(said) if whole else []:
         members = [whole[place] for place in places]
@@ -142,7 +151,9 @@ def gather(directories: Sequence[str | Path], *, sort: str = "name") -> Listing:
 def _walk(directory: Path, prefix: str, depth: int) -> Iterator[Row]:
     """Give the runs in a directory; ``prefix`` stands before their names."""
     try:
-        names = {entry.name: entry.is_dir() for entry in os.scandir(directory) if not _leads_back(entry)}
+        names = {
+            entry.name: os.path.isdir(entry) for entry in os.scandir(directory) if not _leads_back(entry)
+        }
     except OSError as problem:
         yield Row(prefix.rstrip("/") or str(directory), directory, "damaged", _reason(problem))
         return
@@ -171,7 +182,9 @@ def _walk(directory: Path, prefix: str, depth: int) -> Iterator[Row]:
 
 def _leads_back(entry: os.DirEntry[str]) -> bool:
     """Return whether this is a link to a directory that it is in."""
-    return entry.is_symlink() and Path(entry).parent.resolve().is_relative_to(Path(entry).resolve())
+    # A link to itself has a real path, but Path.resolve refuses it.
+    here = Path(os.path.realpath(Path(entry).parent))
+    return entry.is_symlink() and here.is_relative_to(os.path.realpath(entry))
 
 
 def _holds_anything(path: Path) -> bool:

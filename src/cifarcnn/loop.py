@@ -21,6 +21,7 @@ from cifarcnn import (
     architectures,
     assembly,
     backend,
+    files,
     metrics,
     modelfile,
     outsiders,
@@ -190,8 +191,9 @@ class Training:
         best = progress.complete(row)
         if self.writes:
             with run.saving(self.directory.path):
-                for path in [self.directory.last] + [self.directory.best] * best:
-                    modelfile.save(self.pair.stock, path, self._metadata(row))
+                modelfile.save(self.pair.stock, self.directory.last, self._metadata(row))
+                if best:
+                    files.write_bytes(self.directory.best, self.directory.last.read_bytes())
                 self.log.add(row)
         progress.seconds += time.monotonic() - started
         self._save()

@@ -90,6 +90,9 @@ class Model:
 
         Returns:
             float32 (n, 10), in the order of ``cifar10.CLASSES``.
+
+        Raises:
+            ModelError: an answer is no finite number.
         """
         import numpy as np
 
@@ -101,6 +104,10 @@ class Model:
                 size = min(batch_size, max(SMALLEST_BATCH, 1 << (len(batch) - 1).bit_length()))
             padded = np.concatenate([batch, np.zeros((size - len(batch), *batch.shape[1:]), batch.dtype)])
             answers[start : start + len(batch)] = self.network.predict_on_batch(padded)[: len(batch)]
+        if not np.isfinite(answers).all():
+            raise ModelError(
+                f"the model {self.path} answers with numbers that are not finite; train it again"
+            )
         return answers
 
     def calibrated(self, probabilities: "np.ndarray") -> "np.ndarray":

@@ -12,6 +12,7 @@ import os
 import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,6 +37,12 @@ LARGEST_ACTIVATION = 1 << 20
 DEEPEST_CONFIG = 64
 MOST_LAYERS = 2_000
 MOST_WEIGHT_ITEMS = 50_000
+
+DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, OSError, ValueError)
+"""What reading a damaged archive raises."""
+
+PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Others could unpack one byte to any number before they are asked for the first."""
 
 MODELS = ("Functional", "Model", "Sequential")
 STOCK = {
@@ -99,11 +106,21 @@ def read_members(path: Path, *names: str) -> dict[str, bytes]:
             with zipfile.ZipFile(file) as archive:
                 _check_members(path, archive.infolist())
                 wanted = set(names) or set(LARGEST_MEMBER)
-                return {name: archive.read(name) for name in archive.namelist() if name in wanted}
-        except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError, ValueError) as problem:
+                return {
+                    member.filename: unpacked(archive, member)
+                    for member in archive.infolist()
+                    if member.filename in wanted
+                }
+        except DAMAGE as problem:
             raise ModelError(f"the model {path} is damaged: {problem}; train or copy it again") from problem
         except (NotImplementedError, RuntimeError) as problem:
             raise ModelError(f"the model {path} is not a Keras file: {problem}") from problem
+
+
+def unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """Unpack a member no further than to the size that it declares, past which ``ZipFile.read`` goes on."""
+    with archive.open(member) as file:
+        return file.read(member.file_size)
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -117,11 +134,10 @@ def open_regular(path: Path) -> BinaryIO:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as problem:
         raise ModelError(f"cannot read the model {path}: {problem.strerror}") from problem
-    file = os.fdopen(descriptor, "rb")
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        file.close()
+        os.close(descriptor)
         raise ModelError(f"{path} is not a regular file; expected a model file or a run directory")
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 @contextlib.contextmanager
@@ -191,7 +207,7 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
                 f"the model {path} declares {member.file_size:,} bytes for {member.filename}, packed in "
                 f"{member.compress_size:,}; that is too much to open safely"
             )
-        if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        if member.flag_bits & 1 or member.compress_type not in PACKINGS:
             raise ModelError(f"the model {path} has {member.filename} packed as Keras never does; not opened")
     missing = {CONFIG, WEIGHTS} - set(names)
     if missing or len(names) != len(set(names)):
@@ -210,6 +226,9 @@ def parse_json(path: Path, name: str, data: bytes) -> dict[str, Any]:
     """Parse a member that must be one JSON object, or raise ModelError."""
     try:
         document = json.loads(data)
+        if name == OUR_METADATA:
+            # Python reads NaN and Infinity, which are no JSON and could not be shown as such.
+            json.dumps(document, allow_nan=False)
     except (ValueError, RecursionError) as problem:
         raise ModelError(
             f"the model {path} is damaged: {name} is not readable JSON; copy it again"

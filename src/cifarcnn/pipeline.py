@@ -15,7 +15,7 @@ from cifarcnn.cifar10 import Bytes, Images, stratified_split, stratified_subset
 if TYPE_CHECKING:
     from cifarcnn.config import Settings
 
-# Streams drawn from the same seed must differ.
+# What tells the streams apart that are drawn from the same seed. (NumPy takes a last 0 for nothing.)
 _ORDER, _SHIFT, _FLIP = range(3)
 _JITTER = 6
 

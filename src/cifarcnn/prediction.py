@@ -16,7 +16,7 @@ import numpy as np
 
 from cifarcnn import boxed, images, modelfile, outsiders
 from cifarcnn.cifar10 import CLASSES, Bytes
-from cifarcnn.errors import ImageError, UsageError
+from cifarcnn.errors import ImageError, UsageError, reason
 from cifarcnn.events import Note, OnEvent, PicturesDone, ignore
 from cifarcnn.images import Resize
 from cifarcnn.modelfile import Model
@@ -213,9 +213,18 @@ def _submit(pool: ThreadPoolExecutor, sources: Iterator[str | Failure], work: _W
     return [
         source
         if isinstance(source, Failure)
-        else pool.submit(_read, source, _standard_input() if source == STANDARD_INPUT else None, work)
+        else _from_standard_input(pool, work)
+        if source == STANDARD_INPUT
+        else pool.submit(_read, source, None, work)
         for source in itertools.islice(sources, work.batch_size)
     ]
+
+
+def _from_standard_input(pool: ThreadPoolExecutor, work: _Work) -> "Future[_Read | Failure] | Failure":
+    try:
+        return pool.submit(_read, STANDARD_INPUT, _standard_input(), work)
+    except OSError as problem:
+        return Failure(STANDARD_INPUT, f"standard input cannot be read: {reason(problem).lower()}")
 
 
 def _standard_input() -> bytes:

@@ -229,6 +229,8 @@ def _setup(
 ) -> "Setup":
     if expected := expectations.of(settings):
         on_event(Note(expected.sentence()))
+    if settings.patience and not settings.val_size:
+        on_event(Note("warning: patience has no effect without validation images"))
     if settings.deterministic:
         _make_deterministic(choice, on_event)
     from cifarcnn.assembly import Setup

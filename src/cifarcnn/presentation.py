@@ -83,7 +83,8 @@ def write_report(evaluation: "Evaluation", directory: Path, worst: int = WORST) 
     home = RunDirectory(model.parent)
     run = _read_run(home) if model in (home.best, home.last) else None
     facts, epochs, commands = run or (_stored_facts(evaluation.metadata), [], [])
-    command = ["cifarcnn", "evaluate", str(model), "--split", evaluation.split]
+    name = modelfile.display_name(model)
+    command = ["cifarcnn", "evaluate", name, "--split", evaluation.split]
     if evaluation.data is not None:
         command += ["--data", evaluation.data]
     command += ["--tta"] * bool(evaluation.averaged)
@@ -92,7 +93,7 @@ def write_report(evaluation: "Evaluation", directory: Path, worst: int = WORST) 
         directory.mkdir(parents=True, exist_ok=True)
         report.write_report(
             path,
-            f"{model} on {evaluation.metrics.n:,} {evaluation.split} images",
+            f"{name} on {evaluation.metrics.n:,} {evaluation.split} images",
             report.Subject(images.images, images.labels, evaluation.probabilities, evaluation.metrics),
             facts={"Evaluation": _measured_facts(evaluation), **facts},
             commands=[*commands, shlex.join(command)],
@@ -132,9 +133,9 @@ def write_run_report(run: RunDirectory, validation: Images | None, data: str | N
         figures = metrics.measure(probabilities, validation.labels)
         subject = report.Subject(validation.images, validation.labels, probabilities, figures)
         title = f"{title} on {len(validation):,} validation images"
+    commands = [*commands, shlex.join(["cifarcnn", "evaluate", str(run.best)])]
     if data is not None:
         commands = [f"{command} --data {shlex.quote(data)}" for command in commands]
-    commands = [*commands, shlex.join(["cifarcnn", "evaluate", str(run.best)])]
     place = shlex.quote(str(run.path))
     mend = f"the run is finished; make room, then: cifarcnn evaluate {place} --report {place}"
     with _writing("the report", run.path, mend):

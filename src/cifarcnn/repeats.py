@@ -95,10 +95,12 @@ def train_seeds(
         CifarCNNError: as for ``cifarcnn.train``, but that a run which fails does not stop the others.
     """
     plan = sweep.repeat(config.merged(settings_file, settings), seeds, data)
+    # Nothing is made for what will be refused.
+    _check({task.name: task.settings for task in plan.tasks}, plan, on_event)
     first = plan.tasks[0].settings
     directory = run.make_directory(Path(out), f"{first.arch}-{first.recipe}-{len(seeds)}seeds")
     plan.save(directory)
-    return _train_all(directory, plan, on_event)
+    return _train_all(directory, plan, on_event, checked=True)
 
 
 def train_sweep(
@@ -232,13 +234,19 @@ def _difference(there: Plan, now: Plan) -> str:
     return ""
 
 
-def _train_all(directory: Path, plan: Plan, on_event: OnEvent, moved: str | None = None) -> SeriesResult:
-    """Train what is missing of a plan, one run after the other."""
-    new = {
-        task.name: task.settings for task in plan.tasks if not RunDirectory(directory / task.name).resumable()
-    }
+def _check(new: dict[str, config.Settings], plan: Plan, on_event: OnEvent) -> None:
+    """Refuse, before the first of several new runs is trained, what one of them would be refused for."""
     if len(new) > 1:
         preflight.check(new, plan.data, on_event)
+
+
+def _train_all(
+    directory: Path, plan: Plan, on_event: OnEvent, moved: str | None = None, *, checked: bool = False
+) -> SeriesResult:
+    """Train what is missing of a plan, one run after the other."""
+    if not checked:
+        missing = [task for task in plan.tasks if not RunDirectory(directory / task.name).resumable()]
+        _check({task.name: task.settings for task in missing}, plan, on_event)
     # TensorFlow takes the networks of several runs for one that is compiled over and over, and warns.
     logging.getLogger("tensorflow").addFilter(_is_no_retracing)
     results: dict[int, TrainingResult] = {}

@@ -64,7 +64,7 @@ class Replicas:
 
         Args:
             twin: made with ``crops_given`` and compiled for one device, in ``strategy.scope()``.
-            picks: int32, (batches * batch_size, 4).
+            picks: int32, (batches * batch_size, 4) or (batches * batch_size, 6).
             targets: float32, (batches * batch_size, 10).
             batch_size: images of a step, of all devices together.
             watcher: told of every call; it decides with those of the other workers.

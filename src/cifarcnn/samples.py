@@ -1,4 +1,7 @@
-"""Training images as the network sees them, for people: the crops of a training with the same settings."""
+"""Training images as the network sees them, for people: the crops of a training with the same settings.
+
+Those of epochs with smaller ``sides`` are shown before they are reduced.
+"""
 
 from pathlib import Path
 
@@ -11,7 +14,7 @@ from cifarcnn.errors import CifarCNNError, UsageError
 from cifarcnn.events import OnEvent, ignore
 
 EPOCHS = 9
-"""How many augmented forms of each image a sheet shows."""
+"""How many augmented forms of each image a sheet shows at most; no more than the training has epochs."""
 
 MOST_IMAGES = 100
 
@@ -44,12 +47,14 @@ def write_sheet(
     if not 1 <= count <= MOST_IMAGES:
         raise UsageError(f"cannot show {count} images on one sheet; expected 1 to {MOST_IMAGES}")
     path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"cannot draw {path}; expected a name that ends in .png")
     files.check_place(path)
     resolved = config.resolve(settings)
     train, _ = pipeline.divide(sources.load("train", data, on_event), resolved)
     from cifarcnn import galleries
 
-    sheet = augmented(train, resolved, min(count, len(train)), EPOCHS)
+    sheet = augmented(train, resolved, min(count, len(train)), min(EPOCHS, resolved.epochs))
     try:
         galleries.augmented_sheet(sheet, path)
     except OSError as problem:

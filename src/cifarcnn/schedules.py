@@ -6,7 +6,7 @@ A table has no state, so a resumed training is at the right rate by its step num
 import numpy as np
 import numpy.typing as npt
 
-from cifarcnn.config import Settings
+from cifarcnn.config import Settings, side_of_epoch
 from cifarcnn.wording import count
 
 
@@ -30,14 +30,17 @@ def learning_rates(settings: Settings, steps_per_epoch: int) -> npt.NDArray[np.f
 
 
 def explain_extension(before: Settings, after: Settings, steps_per_epoch: int, done: int) -> str:
-    """Say what another number of epochs does to the rates of a run that is ``done`` steps far."""
+    """Say what another number of epochs does to a run that is ``done`` steps far."""
     old, new = (learning_rates(settings, steps_per_epoch) for settings in (before, after))
+    begun = -(-done // steps_per_epoch)
+    same_sides = side_of_epoch(before)[:begun] == side_of_epoch(after)[:begun]
     what = f"{count(after.epochs, 'epoch')} instead of {before.epochs}: the {after.schedule} schedule"
+    other = f"the result is not that of {count(after.epochs, 'epoch')} from the start"
     if np.array_equal(old[:done], new[:done]):
-        return (
-            f"{what} is the same so far; the result is that of {count(after.epochs, 'epoch')} from the start"
-        )
+        if not same_sides:
+            return f"{what} is the same so far, but the sides {after.sides} are spread anew; {other}"
+        return f"{what} is the same so far; {other.replace('not ', '')}"
     return (
         f"{what} is laid out anew over all of them and goes on at the rate {new[min(done, len(new) - 1)]:.3g}"
-        f" after {old[done - 1]:.3g}; the result is not that of {count(after.epochs, 'epoch')} from the start"
+        f" after {old[done - 1]:.3g}; {other}"
     )

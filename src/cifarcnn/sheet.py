@@ -17,7 +17,7 @@ from cifarcnn.prediction import LOOK_FOR_SHEET
 from cifarcnn.wording import count
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from PIL import Image, ImageDraw
 
@@ -48,14 +48,21 @@ def check(path: Path) -> None:
     files.check_place(path)
 
 
-def check_apart(path: Path, pictures: "Iterable[str]") -> None:
+def check_apart(path: Path, pictures: "Collection[str]") -> None:
     """Refuse to draw a sheet over one of its pictures.
 
     Raises:
-        UsageError: ``path`` is among the pictures, by whatever name.
+        UsageError: one of the sheet's pages is among the pictures, by whatever name.
     """
-    if path.exists() and any(os.path.exists(name) and path.samefile(name) for name in pictures):
-        raise UsageError(f"{path} is one of the pictures; give the sheet another name with --output")
+    for page in places(path, len(pictures)):
+        if os.path.exists(page) and any(os.path.exists(name) and page.samefile(name) for name in pictures):
+            raise UsageError(f"{page} is one of the pictures; give the sheet another name with --output")
+
+
+def places(path: Path, total: int) -> list[Path]:
+    """Return the files of a sheet of so many pictures, in order: one for each page, or one PDF."""
+    pages = 1 if FORMATS[path.suffix.lower()] == "PDF" else math.ceil(min(total, MOST_PICTURES) / PER_PAGE)
+    return [path, *(path.with_stem(f"{path.stem}-{number}") for number in range(2, pages + 1))]
 
 
 class Sheet:
@@ -185,8 +192,7 @@ class Sheet:
         """Write the page, or keep it until the last one of a PDF."""
         form = FORMATS[self.path.suffix.lower()]
         if form != "PDF":
-            number = (self._count - 1) // PER_PAGE + 1
-            path = self.path if number == 1 else self.path.with_stem(f"{self.path.stem}-{number}")
+            path = places(self.path, self.shown)[(self._count - 1) // PER_PAGE]
             save(self._page, path, "--output", format=form, quality=90)
             self.written.append(path)
             return

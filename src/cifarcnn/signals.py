@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a training: one asks it to stop after the step, a second stops it."""
+"""Ctrl-C and SIGTERM during a training: one asks it to stop after the step, a Ctrl-C after that stops it."""
 
 import signal
 import threading

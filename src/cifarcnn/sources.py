@@ -140,7 +140,8 @@ def verify(data: str | Path | None = None, publication: Publication = CIFAR10) -
 
 def _problems(path: Path, publication: Publication) -> dict[str, str | None]:
     problems: dict[str, str | None] = {}
-    if any((path / name).is_file() for name in publication.sums):
+    # Where nobody may look, Path.is_file raises an error.
+    if any(os.path.isfile(path / name) for name in publication.sums):
         # Canonical files, perhaps not all of them: look at each by itself.
         for name in publication.sums:
             try:
@@ -179,7 +180,7 @@ def _search(
         try:
             return obtained(f"{option} {path}", partial(_use, path, publication, on_event))
         except DataError as problem:
-            own = isinstance(problem, NothingThere) and path.is_dir()
+            own = isinstance(problem, NothingThere) and os.path.isdir(path)
             raise DataError(
                 f"{option}: {problem}{OWN_IMAGES if own else ''}; without {option} the images are searched "
                 "for and fetched"
@@ -218,20 +219,20 @@ def _search(
 def _given(data: str | Path | None) -> tuple[str, Path] | None:
     """How the user insists on some data, and its path; None where nothing is insisted on."""
     if data is not None:
-        return "--data", Path(data).expanduser()
+        return "--data", Path(os.path.expanduser(data))
     if path := os.environ.get("CIFARCNN_DATA"):
-        return "CIFARCNN_DATA", Path(path).expanduser()
+        return "CIFARCNN_DATA", Path(os.path.expanduser(path))
     return None
 
 
 def _places_on_disk() -> Iterator[tuple[str, Path]]:
     """Yield a name and a path for everywhere on this machine that the data may be."""
     yield f"cache {cache.directory()}", cache.directory()
-    keras = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "datasets"
+    keras = Path(os.path.expanduser(os.environ.get("KERAS_HOME") or "~/.keras")) / "datasets"
     yield f"Keras's {keras}", keras
     # torchvision takes its root as an argument; these are the customary ones.
-    torch = Path(os.environ.get("TORCH_HOME") or "~/.cache/torch").expanduser()
-    for root in (Path("data"), Path("~/data").expanduser(), torch, torch / "datasets"):
+    torch = Path(os.path.expanduser(os.environ.get("TORCH_HOME") or "~/.cache/torch"))
+    for root in (Path("data"), Path(os.path.expanduser("~/data")), torch, torch / "datasets"):
         yield f"torchvision's {root}", root
 
 

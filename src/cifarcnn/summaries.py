@@ -154,10 +154,19 @@ def _layer(layer: "keras.layers.Layer") -> Layer:
     kind = type(layer).__name__
     shape: Sequence[int | None] = layer.output.shape
     output = [int(size or 0) for size in shape[1:]]
-    flops = 0
-    kernel = getattr(layer, "kernel", None)
-    if kernel is not None and kind in ("Conv2D", "Dense"):
-        # Every number of a convolution's kernel is used once at each place of its output.
-        places = math.prod(output[:-1])
-        flops = 2 * math.prod(kernel.shape) * places
-    return Layer(layer.name, kind, output, layer.count_params(), flops)
+    return Layer(layer.name, kind, output, layer.count_params(), _flops(layer))
+
+
+def _flops(layer: "keras.layers.Layer") -> int:
+    """Count the operations of a convolution or dense layer, or of a model within the model."""
+    if inner := getattr(layer, "layers", None):
+        return sum(map(_flops, inner))
+    kernels = [
+        getattr(layer, name).shape
+        for name in ("kernel", "depthwise_kernel", "pointwise_kernel")
+        if getattr(layer, name, None) is not None
+    ]
+    # Every number of a convolution's kernel is used once at each place of its output; of a transposed one's,
+    # at each place of its input.
+    places = layer.input if type(layer).__name__ == "Conv2DTranspose" else layer.output
+    return 2 * sum(map(math.prod, kernels)) * math.prod(int(size or 0) for size in places.shape[1:-1])

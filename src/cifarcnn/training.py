@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cifarcnn import config, preflight, preparation, presentation, schedules
+from cifarcnn import config, modelfile, preflight, preparation, presentation, schedules
 from cifarcnn.cluster import WAIT_SECONDS, Cluster
 from cifarcnn.config import Settings
 from cifarcnn.errors import RunError, UsageError
@@ -37,7 +37,8 @@ class TrainingResult:
         epochs: how many were completed.
         val_accuracy, val_loss: of the best model on the validation images; None with ``val_size`` 0.
         train_seconds: time in the training loop, validation and saving included.
-        images_per_second: training images per second of the steps, compilation excluded.
+        images_per_second: training images per second of the steps, compilation excluded; None of a training
+            of so few steps that there is nothing left.
         device, precision: what was computed on, and in which arithmetic.
     """
 
@@ -51,7 +52,7 @@ class TrainingResult:
     val_accuracy: float | None
     val_loss: float | None
     train_seconds: float
-    images_per_second: float
+    images_per_second: float | None
     device: str
     precision: str
 
@@ -210,18 +211,30 @@ def _finished(
     company: Company,
     on_event: OnEvent,
 ) -> TrainingResult:
-    """Tell how a run ended."""
-    progress = checkpoint.progress
-    on_event(Note(f"{directory.path} is finished: {_ending(settings, progress)}; --epochs extends it"))
-    # A process killed after its last checkpoint has not come to these.
-    directory.write_tables(progress.rows)
-    with saving(directory.path):
-        presentation.redraw(directory, progress.rows, None, None)
-    if not directory.report.exists():
-        found = preparation.find(data, company, on_event)
-        preparation.compare(checkpoint, found, directory, on_event)
-        validation = preflight.divide(found.images, settings)[1]
-        presentation.write_run_report(directory, validation, checkpoint.data)
+    """Tell how a run ended, and make what a process killed after its last checkpoint has not come to."""
+    progress, epochs = checkpoint.progress, settings.epochs
+    whole = progress.epoch >= epochs
+    extend = "; --epochs extends it" if whole else ""
+    on_event(Note(f"{directory.path} is finished: {_ending(settings, progress)}{extend}"))
+    if whole and epochs != checkpoint.settings.epochs:
+        checkpoint = dataclasses.replace(
+            checkpoint, settings=dataclasses.replace(checkpoint.settings, epochs=epochs)
+        )
+        directory.save_checkpoint(checkpoint)
+        directory.write_json(directory.settings, dataclasses.asdict(checkpoint.settings))
+    with directory.remembering_failure():
+        directory.write_tables(progress.rows)
+        with saving(directory.path):
+            presentation.redraw(directory, progress.rows, None, None)
+        if not directory.report.exists():
+            found = preparation.find(data, company, on_event)
+            preparation.compare(checkpoint, found, directory, on_event)
+            validation = preflight.divide(found.images, settings)[1]
+            if validation is not None:
+                answers = modelfile.load(directory.last).probabilities(validation.images)
+                with saving(directory.path):
+                    presentation.redraw(directory, progress.rows, answers, validation.labels)
+            presentation.write_run_report(directory, validation, found.data)
     result = _result(directory, settings, progress)
     if company.cluster is not None:
         greeting = {"resume": True, "result": result.as_document()}
@@ -272,6 +285,9 @@ def _resumed_settings(checkpoint: Checkpoint, said: "Mapping[str, config.Value]"
     """
     before, progress = checkpoint.settings, checkpoint.progress
     epochs = said["epochs"]
+    for name, value in said.items():
+        if value is not None:
+            config.check(name, value)
     differing = [
         f"{name} is {getattr(before, name)!r} in the run, {value!r} now"
         for name, value in said.items()
@@ -304,7 +320,7 @@ def _result(directory: RunDirectory, settings: Settings, progress: Progress) -> 
         val_accuracy=progress.best_accuracy,
         val_loss=progress.best_loss,
         train_seconds=round(progress.seconds, 3),
-        images_per_second=images_per_second(progress.rows) or 0.0,
+        images_per_second=images_per_second(progress.rows),
         device=settings.device,
         precision=settings.precision,
     )

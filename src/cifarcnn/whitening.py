@@ -44,7 +44,7 @@ def whitening_kernel(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]
     """Return the kernel whose outputs over these images are uncorrelated and of like variance.
 
     Args:
-        images: float32 (n, side, side, 3), of mean 0.
+        images: float32 (n, side, side, 3), normalised.
 
     Returns:
         float32 (2, 2, 3, 24): the principal components of 2x2 patches, each divided by its standard

@@ -1,5 +1,6 @@
 """``cifarcnn data``: fetch, verify, find and show the images."""
 
+import os
 from pathlib import Path
 
 import click
@@ -66,7 +67,7 @@ def verify(path: Path | None, as_json: bool) -> int:
         )
     else:
         for name, problem in result.problems.items():
-            click.echo(f"{name:<18}{problem or 'as published'}")
+            click.echo(f"{name:<18}{console.printable(problem) if problem else 'as published'}")
         console.note(f"{result.source}: {'all six files are right' if result.ok else 'damaged'}")
     return 0 if result.ok else 1
 
@@ -94,8 +95,8 @@ def verify(path: Path | None, as_json: bool) -> int:
 def show(*, path: Path | None, count: int, output: Path, as_json: bool, **settings: config.Value) -> None:
     """Draw training images as the network sees them.
 
-    They are the crops that `cifarcnn train` makes, epoch after epoch, with the same settings. The picture's
-    path is printed.
+    They are the crops that `cifarcnn train` makes, epoch after epoch, with the same settings, before --sides
+    makes them smaller. The picture's path is printed.
     """
     from cifarcnn import samples
 
@@ -104,12 +105,12 @@ def show(*, path: Path | None, count: int, output: Path, as_json: bool, **settin
     if as_json:
         console.emit_json({"schema": 1, "path": str(written)})
     else:
-        click.echo(written)
+        click.echo(os.fsencode(written))
 
 
 def _show(found: sources.Found, as_json: bool) -> None:
     if as_json:
         console.emit_json({"schema": 1, "directory": str(found.directory), "source": found.source})
     else:
-        click.echo(found.directory)
+        click.echo(os.fsencode(found.directory))
         console.note(f"all six files verified, from {found.source}")

@@ -77,6 +77,9 @@ def setting_options(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command one option for each of some settings of a training."""
 
+    # What `cifarcnn train` takes without an option.
+    defaults = config.resolve({})
+
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for name in reversed(names):
             item = config.FIELDS[name]
@@ -85,8 +88,9 @@ def setting_options(
             if kind is bool:
                 command = click.option(flag, name, is_flag=True, default=None, help=meaning)(command)
                 continue
-            if item.default is not None:
-                shown = f"{item.default:g}" if isinstance(item.default, float) else item.default
+            default = getattr(defaults, name)
+            if default is not None:
+                shown = f"{default:g}" if isinstance(default, float) else default
                 meaning += f"  [default: {shown}]"
             option_type: Any = click.Choice(limits["choices"]) if limits["choices"] else click.STRING
             if kind is not str:

@@ -64,14 +64,14 @@ def runs(context: click.Context, *, directories: tuple[Path, ...], sort: str, fo
 
 def _show_csv(found: "Listing") -> None:
     """Write a row per run: its figures, then all settings."""
+    from cifarcnn.listing import Row
+
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    figures = [
-        {name: value for name, value in row.figures().items() if name != "epochs"} for row in found.rows
-    ]
-    columns = list(figures[0]) if figures else ["name", "path", "state", "reason"]
+    columns = [name for name in Row("", Path(), "").figures() if name != "epochs"]
     writer.writerow([*columns, *config.FIELDS])
-    for row, values in zip(found.rows, figures, strict=True):
-        cells = [*values.values(), *(row.settings.get(name) for name in config.FIELDS)]
+    for row in found.rows:
+        figures = row.figures()
+        cells = [*(figures[name] for name in columns), *(row.settings.get(name) for name in config.FIELDS)]
         writer.writerow([console.text(cell) if isinstance(cell, str) else cell for cell in cells])
 
 
@@ -152,7 +152,8 @@ def _epochs(row: "Row") -> str:
 def _brief(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:g}" if isinstance(value, float) else str(value).lower() if value is True else str(value)
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text.lower() if isinstance(value, bool) else text
 
 
 def _fit(columns: list[_Column], width: int) -> tuple[list[_Column], list[str]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from cifarcnn import cluster, config, console
 from cifarcnn.cluster import WAIT_SECONDS
@@ -102,10 +103,12 @@ def train(
 ) -> None:
     """Train a network on the training images.
 
-    Without an option it trains vgg2 by the fast recipe. The defaults below are that recipe's; the classic
-    recipe replaces them by what each network's author published (`cifarcnn summary ARCH` shows both).
+    Without an option it trains vgg2 by the fast recipe; the defaults below are what that is. Other networks
+    and recipes have others (`cifarcnn summary ARCH` shows them); classic is what its author published.
     A validation split chooses the best epoch; the test images are not read.
     """
+    if resume is not None and context.get_parameter_source("out") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--out cannot be given with --resume: a resumed run stays where it is")
     one_of_several = _together(resume, settings_file, seeds, repeat, settings["seed"], task, tasks)
     from cifarcnn import repeats, sweep
     from cifarcnn.training_display import TrainingDisplay
@@ -237,8 +240,9 @@ def _show(result: "TrainingResult") -> None:
     )
     if result.val_accuracy is not None:
         click.echo(f"best validation accuracy {result.val_accuracy:.2%} in epoch {result.best_epoch}")
-    click.echo(f"model: {result.model}")
-    click.echo(f"next:  cifarcnn evaluate {shlex.quote(str(result.model))}")
+    model = console.printable(str(result.model))
+    click.echo(f"model: {model}")
+    click.echo(f"next:  cifarcnn evaluate {shlex.quote(model)}")
 
 
 def _show_series(result: "SeriesResult") -> None:
@@ -248,7 +252,7 @@ def _show_series(result: "SeriesResult") -> None:
         from cifarcnn.commands import runs
 
         runs.show(listing.gather([result.directory]))
-        click.echo(f"runs: {result.directory}")
+        click.echo(f"runs: {console.printable(str(result.directory))}")
         return
 
     def row(name: str, accuracy: float | None, loss: float | None, speed: float | None) -> str:
@@ -258,8 +262,8 @@ def _show_series(result: "SeriesResult") -> None:
 
     click.echo("seed  val_accuracy  val_loss   images/s")
     for run in result.runs:
-        click.echo(row(str(run.seed), run.val_accuracy, run.val_loss, run.images_per_second or None))
+        click.echo(row(str(run.seed), run.val_accuracy, run.val_loss, run.images_per_second))
     (group,) = result.groups
     for name, figures in (("mean", group.mean), ("std", group.std)):
         click.echo(row(name, *(figures[key] for key in ("val_accuracy", "val_loss", "images_per_second"))))
-    click.echo(f"runs: {result.directory}")
+    click.echo(f"runs: {console.printable(str(result.directory))}")
