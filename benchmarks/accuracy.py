@@ -101,6 +101,8 @@ def settings_of(given: argparse.Namespace, arch: str, seed: int) -> Settings:
     """Resolve the recipe for the stock path."""
     said = {"arch": arch, "recipe": given.recipe, "epochs": given.epochs, "train_size": given.train_size}
     settings = config.resolve({**said, "seed": seed, "precision": "float32"})
+    if architectures.find(arch).any_side:
+        sys.exit(f"{arch} begins with weights that are worked out; the stock path does not; expected another")
     if settings.ema:
         sys.exit(f"the recipe of {arch} averages weights (ema); the stock path does not; expected ema 0")
     return settings

@@ -22,18 +22,21 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 
 
 def command(run: Path) -> str:
-    """Spell the command that trains such a run again: the settings that are not their defaults."""
+    """Spell the command that trains such a run again, also when the recipe will have changed."""
     from cifarcnn import config
 
     settings = json.loads((run / "settings.json").read_text())
     chosen = {"arch": settings["arch"], "recipe": settings.get("recipe", "fast")}
-    defaults = dataclasses.asdict(config.resolve(chosen))
+    recipe = dataclasses.asdict(config.resolve(chosen))
+    defaults = {name: item.default for name, item in config.FIELDS.items()}
     words = ["cifarcnn", "train", "--arch", settings["arch"]]
     if chosen["recipe"] != dataclasses.asdict(config.resolve({"arch": settings["arch"]})).get("recipe"):
         words += ["--recipe", chosen["recipe"]]
     for name, value in settings.items():
         # Device and precision stand in a run as they were resolved; on another machine they may differ.
-        if name not in ("arch", "recipe", "device", "precision") and value != defaults.get(name):
+        by_hardware = name in ("device", "precision", "devices")
+        said = value != recipe.get(name) or value != defaults.get(name)
+        if name not in ("arch", "recipe") and not by_hardware and said and value is not None:
             flag = f"--{name.replace('_', '-')}"
             words += [flag] if value is True else [flag, f"{value}"]
     return shlex.join(words)

@@ -27,11 +27,13 @@ WARMUP = 5
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
+    from cifarcnn import recipes
     from cifarcnn.architectures import ARCHITECTURES
 
-    names = [row.name for row in ARCHITECTURES]
+    names = [row.name for row in ARCHITECTURES if "classic" in recipes.of(row.name)]
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--arch", nargs="+", choices=names, default=names, help="default: all")
+    of_names = "default: all that have a classic recipe"
+    parser.add_argument("--arch", nargs="+", choices=names, default=names, help=of_names)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=100, help="timed batches per measurement, at least 2")
     parser.add_argument("--batch-size", type=int, default=128)

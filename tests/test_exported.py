@@ -313,7 +313,7 @@ def test_damaged_exports_are_answers_or_reasons(folder: Path, mutations: Mutatio
 
 
 @pytest.mark.slow
-@settings(QUICK, max_examples=2000)
+@settings(QUICK, max_examples=1000)
 @given(mutations=MUTATIONS, name=st.sampled_from(["good.tflite", "good.onnx"]))
 def test_thousands_of_damaged_exports(folder: Path, mutations: Mutation, name: str) -> None:
     """The same, at length."""

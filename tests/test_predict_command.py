@@ -198,15 +198,13 @@ def on_a_terminal(folder: Path, *arguments: str, **environment: str) -> str:
 
 def test_thumbnails_on_a_terminal(folder: Path) -> None:
     """A terminal that shows colours gets small pictures; none without colour, or when they are unwanted."""
-    shown = on_a_terminal(folder, "pictures/1.png", "--model", "runs/first")
+    shown = on_a_terminal(folder, "pictures/1.png")
     assert shown.count("▀") == 72
     assert "\x1b[38;2;" in shown
     assert "pictures/1.png" in shown
     for arguments, environment in (((), {"NO_COLOR": "1"}), (("--no-thumbnails",), {}), (("--csv",), {})):
-        assert "▀" not in on_a_terminal(
-            folder, "pictures/1.png", "--model", "runs/first", *arguments, **environment
-        )
-    many = on_a_terminal(folder, *["pictures/1.png"] * 25, "--model", "runs/first")
+        assert "▀" not in on_a_terminal(folder, "pictures/1.png", *arguments, **environment)
+    many = on_a_terminal(folder, *["pictures/1.png"] * 25)
     assert "▀" not in many
     assert many.count("pictures/1.png") == 25
 

@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -27,33 +28,51 @@ def trained(tmp_path_factory: pytest.TempPathFactory, data_directory: Path) -> P
 
 
 @pytest.mark.parametrize("name", [row.name for row in ARCHITECTURES])
-def test_every_architecture_trains_and_says_what_it_did(
-    name: str, cifarcnn: Run, tmp_path: Path, data_directory: Path
-) -> None:
-    """One JSON document on stdout, progress on stderr, and a run directory with everything in it."""
+def test_every_architecture_trains(name: str, tmp_path: Path, data_directory: Path) -> None:
+    """An epoch of its fast recipe leaves a run directory with everything in it."""
+    import cifarcnn
+
+    options: dict[str, Any] = {"epochs": 1, "train_size": 200, "val_size": 100, "batch_size": 50}
+    result = cifarcnn.train(out=tmp_path, data=data_directory, arch=name, **options)
+    assert (result.arch, result.recipe, result.epochs, result.best_epoch) == (name, "fast", 1, 1)
+    assert 0 <= (result.val_accuracy or 0) <= 1
+    for file in (
+        *("settings.json", "environment.json", "metrics.csv", "timing.csv", "best.keras", "last.keras"),
+        *("curves.png", "confusion.png", "report.html"),
+    ):
+        assert (result.run_dir / file).stat().st_size > 0
+    assert list((result.run_dir / "tensorboard").glob("events.*"))
+    before, after = (
+        cifarcnn.load_model(path).probabilities(cifarcnn.load_images("train", data_directory).images[:50])
+        for path in (result.run_dir / "best.keras", result.run_dir / "last.keras")
+    )
+    assert np.array_equal(before, after)
+
+
+def test_the_command_says_what_it_did(cifarcnn: Run, tmp_path: Path, data_directory: Path) -> None:
+    """One JSON document on stdout, progress and choices on stderr."""
     options = ("--epochs", 1, "--train-size", 200, "--val-size", 100, "--batch-size", 50, "--json")
-    done = cifarcnn("train", "--arch", name, "--data", data_directory, *options)
+    done = cifarcnn("train", "--arch", "vgg2", "--data", data_directory, *options)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    assert {
+    assert document.keys() == {
         "schema", "run_dir", "model", "arch", "recipe", "seed", "epochs", "best_epoch", "val_accuracy",
         "val_loss", "train_seconds", "images_per_second", "device", "precision",
-    } <= document.keys()  # fmt: skip
-    assert (document["arch"], document["epochs"], document["recipe"]) == (name, 1, "fast")
-    run = tmp_path / document["run_dir"]
-    for file in (
-        "settings.json",
-        "environment.json",
-        "metrics.csv",
-        "best.keras",
-        "last.keras",
-        "curves.png",
-    ):
-        assert (run / file).stat().st_size > 0
-    assert list((run / "tensorboard").glob("events.*"))
+    }  # fmt: skip
+    assert (document["arch"], document["epochs"], document["recipe"]) == ("vgg2", 1, "fast")
+    assert (tmp_path / document["model"]).is_file()
     assert "epoch 1/1  loss" in done.stderr
     assert "train images: " in done.stderr
-    assert "float" in done.stderr  # the precision and why
+    assert f"cores; {document['precision']}: the CPU " in done.stderr
+
+
+@pytest.mark.slow
+def test_a_recipe_learns_what_it_is_said_to(tmp_path: Path, data_directory: Path) -> None:
+    """Two epochs of whiten6-tiny on the real images; its five measured seeds lie from 83.7 to 84.5 %."""
+    import cifarcnn
+
+    result = cifarcnn.train(out=tmp_path, data=data_directory, arch="whiten6-tiny")
+    assert cifarcnn.evaluate(result.model, data=data_directory).metrics.accuracy > 0.82
 
 
 def test_a_cpu_without_bfloat16_takes_float32_and_says_so(

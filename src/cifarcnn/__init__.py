@@ -1,6 +1,6 @@
 """Train, evaluate, use and explain convolutional networks on CIFAR-10.
 
-Everything the command line can do, for programs::
+What the commands do, for programs::
 
     import cifarcnn
 
@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from cifarcnn.cifar10 import CLASSES as CLASSES
     from cifarcnn.config import Settings as Settings
     from cifarcnn.errors import CifarCNNError as CifarCNNError
+    from cifarcnn.errors import Interrupted as Interrupted
     from cifarcnn.evaluation import evaluate as evaluate
     from cifarcnn.exporting import export as export_model
     from cifarcnn.modelfile import load as load_model
+    from cifarcnn.picturefiles import Failure as Failure
+    from cifarcnn.prediction import Prediction as Prediction
     from cifarcnn.prediction import predict as predict
     from cifarcnn.repeats import resume_series as resume_series
     from cifarcnn.repeats import train_seeds as train_seeds
@@ -36,6 +39,9 @@ _PUBLIC = {
     "ARCHITECTURES": "architectures:ARCHITECTURES",
     "CLASSES": "cifar10:CLASSES",
     "CifarCNNError": "errors:CifarCNNError",
+    "Failure": "picturefiles:Failure",
+    "Interrupted": "errors:Interrupted",
+    "Prediction": "prediction:Prediction",
     "Settings": "config:Settings",
     "build": "architectures:build",
     "evaluate": "evaluation:evaluate",
