@@ -117,9 +117,9 @@ def test_only_failures_are_an_answer_too(model: modelfile.Model, tmp_path: Path)
 
 
 def test_directories_are_walked_in_natural_order(model: modelfile.Model, tmp_path: Path) -> None:
-    """Pictures below a directory come as people count, other files and linked directories stay out."""
+    """Pictures below a directory come as people count; other, hidden and linked ones stay out."""
     names = ["img2.PNG", "img10.png", "z.png", "a/x01.jpeg", "a/x1.jpeg", "b9/y.png", "b10/y.png"]
-    for name in reversed(names):
+    for name in [*reversed(names), "._z.png", ".trash/y.png"]:
         picture(tmp_path / "top" / name)
     (tmp_path / "top" / "labels.txt").write_text("cat")
     (tmp_path / "top" / "a" / "loop").symlink_to(tmp_path / "top")

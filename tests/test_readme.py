@@ -3,6 +3,8 @@
 import contextlib
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -69,6 +71,24 @@ def test_a_benchmark_has_the_options_that_are_given(line: str) -> None:
     _, program, *options = shlex.split(line)
     text = (readme.REPOSITORY / program).read_text(encoding="utf-8")
     assert [option for option in options if option.startswith("--") and f'"{option}"' not in text] == []
+
+
+def test_what_several_machines_gain_is_what_the_model_says() -> None:
+    """Of eight machines, at both speeds of the network, from the runs as they are recorded."""
+    line = next(one for one in readme.SPANS if one.startswith("python benchmarks/parallel.py"))
+    _, *words = shlex.split(line)
+    done = subprocess.run(
+        [sys.executable, *words], cwd=readme.REPOSITORY, capture_output=True, text=True, check=True
+    )
+    rows = [re.split(r"\s*\|\s*", row)[1:-1] for row in done.stdout.splitlines()[2:]]
+    (small, small_fast), (large, large_fast) = (
+        [row[-1] for row in rows if row[0] == f"`{name}`"] for name in ("whiten6-small", "whiten6")
+    )
+    told = (
+        f"at 1 Gbit/s would train `whiten6-small` {small} times and `whiten6` {large} times as fast as one,"
+        f" at 10 Gbit/s {small_fast} and {large_fast} times"
+    )
+    assert told in " ".join(readme.TEXT.split())
 
 
 def test_the_networks_are_all_there() -> None:

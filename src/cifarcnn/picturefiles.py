@@ -46,18 +46,21 @@ def expand(path: str, recursive: bool) -> list[str | Failure]:
 
 
 def _pictures_below(directory: str) -> list[str | Failure]:
-    """Walk a directory in natural order. Linked directories are not entered, so the walk ends."""
+    """Walk a directory in natural order, hidden entries left out.
+
+    Linked directories are not entered, so the walk ends.
+    """
     found: list[str | Failure] = []
 
     def unreadable(problem: OSError) -> None:
         found.append(Failure(str(problem.filename), reason(problem).lower()))
 
     for parent, directories, names in os.walk(directory, onerror=unreadable):
-        directories.sort(key=_natural)
+        directories[:] = sorted((name for name in directories if not name.startswith(".")), key=_natural)
         found.extend(
             os.path.join(parent, name)
             for name in sorted(names, key=_natural)
-            if os.path.splitext(name)[1].lower() in images.SUFFIXES
+            if os.path.splitext(name)[1].lower() in images.SUFFIXES and not name.startswith(".")
         )
     return found
 
