@@ -147,7 +147,8 @@ def test_a_diverging_run_does_not_stop_the_others(cifarcnn: Run, pictures: Path,
     steep = "optimizer = 'nesterov'\nmomentum = 0.9\nschedule = 'constant'\nwarmup = 0.2\n"
     file = write(tmp_path, steep + "[grid]\nlearning-rate = [1000, 0.01]\n")
     done = cifarcnn("train", "--config", file, "--data", pictures, "--json")
-    assert done.returncode == 1
+    assert done.returncode == 1, done.stderr
+    assert done.stdout, done.stderr
     document = json.loads(done.stdout)
     ((name, reason),) = document["failures"].items()
     assert name == "1-learning_rate1000"

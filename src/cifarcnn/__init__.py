@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from cifarcnn.repeats import train_seeds as train_seeds
     from cifarcnn.repeats import train_sweep as train_sweep
     from cifarcnn.repeats import train_task as train_task
+    from cifarcnn.resumption import resume as resume
     from cifarcnn.sources import load as load_images
     from cifarcnn.summaries import summarise as summarise
-    from cifarcnn.training import resume as resume
     from cifarcnn.training import train as train
 
 _PUBLIC = {
@@ -49,7 +49,7 @@ _PUBLIC = {
     "load_images": "sources:load",
     "load_model": "modelfile:load",
     "predict": "prediction:predict",
-    "resume": "training:resume",
+    "resume": "resumption:resume",
     "resume_series": "repeats:resume_series",
     "summarise": "summaries:summarise",
     "train": "training:train",

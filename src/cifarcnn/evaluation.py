@@ -146,6 +146,7 @@ def evaluate(
     start = time.perf_counter()
     plain = loaded.probabilities(images.images, batch_size)
     seconds = time.perf_counter() - start
+    loaded.checked(plain)
     temperature = loaded.temperature
     if temperature is not None and split == "validation":
         figures = "calibration error" if limit is None else "calibration error and false alarms"

@@ -2,7 +2,7 @@
 
 ``fit`` is called once an epoch, on that epoch's picks. Everything between two calls is derived from the
 settings, the epoch's number and the checkpointed variables, so a training can stop after any step and go on
-as if it had not. The public functions stand in ``cifarcnn.training``.
+as if it had not. The public functions stand in ``cifarcnn.training`` and ``cifarcnn.resumption``.
 """
 
 import contextlib

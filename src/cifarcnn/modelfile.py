@@ -90,9 +90,6 @@ class Model:
 
         Returns:
             float32 (n, 10), in the order of ``cifar10.CLASSES``.
-
-        Raises:
-            ModelError: an answer is no finite number.
         """
         import numpy as np
 
@@ -104,6 +101,16 @@ class Model:
                 size = min(batch_size, max(SMALLEST_BATCH, 1 << (len(batch) - 1).bit_length()))
             padded = np.concatenate([batch, np.zeros((size - len(batch), *batch.shape[1:]), batch.dtype)])
             answers[start : start + len(batch)] = self.network.predict_on_batch(padded)[: len(batch)]
+        return answers
+
+    def checked(self, answers: "np.ndarray") -> "np.ndarray":
+        """Return answers of its own. (A training that diverges looks at them as they are.)
+
+        Raises:
+            ModelError: one is no finite number.
+        """
+        import numpy as np
+
         if not np.isfinite(answers).all():
             raise ModelError(
                 f"the model {self.path} answers with numbers that are not finite; train it again"

@@ -261,7 +261,8 @@ def _rank(read: list[_Read], work: _Work) -> Iterator[Prediction]:
     """Name the most probable classes of each picture, calibrated where the model knows its temperature."""
     if not read:
         return
-    rows = work.model.probabilities(np.stack([one.pixels for one in read]), work.batch_size)
+    pixels = np.stack([one.pixels for one in read])
+    rows = work.model.checked(work.model.probabilities(pixels, work.batch_size))
     # Ranked before calibration, whose rounding could make two classes equal.
     order = np.argsort(-rows, axis=1, kind="stable")[:, : work.top_k]
     rows = work.model.calibrated(rows)

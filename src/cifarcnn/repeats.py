@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cifarcnn import config, locks, preflight, run, sweep, training
+from cifarcnn import config, locks, preflight, resumption, run, sweep, training
 from cifarcnn.errors import Interrupted, RunError, UsageError
 from cifarcnn.events import Note, OnEvent, ignore
 from cifarcnn.run import RunDirectory
@@ -294,7 +294,7 @@ def _train_one(
     """Train, resume or take as finished one run. ``moved`` is where its data are now, if the user said so."""
     directory = RunDirectory(path)
     if directory.resumable():
-        return training.resume(path, data=moved, alone=True, on_event=on_event)
+        return resumption.resume(path, data=moved, alone=True, on_event=on_event)
 
     def make_directory() -> RunDirectory:
         with run.saving(path.parent):

@@ -160,10 +160,10 @@ def _company(
 
 def _resume(directory: Path, common: dict[str, Any]) -> "TrainingResult | SeriesResult":
     """Go on with one run, or with several in one directory."""
-    from cifarcnn import repeats, training
+    from cifarcnn import repeats, resumption
 
     if not repeats.is_series(directory):
-        return training.resume(directory, **common)
+        return resumption.resume(directory, **common)
     if any(value is not None for name, value in common.items() if name != "on_event"):
         raise click.UsageError("several runs are resumed as they were: give no setting to --resume")
     return repeats.resume_series(directory, on_event=common["on_event"])
