@@ -96,11 +96,11 @@ def train_seeds(
     """
     plan = sweep.repeat(config.merged(settings_file, settings), seeds, data)
     # Nothing is made for what will be refused.
-    _check({task.name: task.settings for task in plan.tasks}, plan, on_event)
+    _check(plan, plan.tasks, on_event)
     first = plan.tasks[0].settings
     directory = run.make_directory(Path(out), f"{first.arch}-{first.recipe}-{len(seeds)}seeds")
     plan.save(directory)
-    return _train_all(directory, plan, on_event, checked=True)
+    return _train_all(directory, plan, on_event)
 
 
 def train_sweep(
@@ -126,7 +126,9 @@ def train_sweep(
     """
     plan = sweep.read(settings_file, settings, seeds, data)
     directory = sweep_directory(settings_file, out)
-    return _train_all(directory, _take_up(directory, plan), on_event, moved=plan.data)
+    taken = _take_up(directory, plan)
+    _check(taken, _missing(directory, taken), on_event)
+    return _train_all(directory, taken, on_event, moved=plan.data)
 
 
 def train_task(
@@ -186,7 +188,10 @@ def resume_series(directory: str | Path, *, on_event: OnEvent = ignore) -> Serie
         RunError: the series cannot be read.
         CifarCNNError: as for ``cifarcnn.train``, but that a run which fails does not stop the others.
     """
-    return _train_all(Path(directory), sweep.load(Path(directory)), on_event)
+    directory = Path(directory)
+    plan = sweep.load(directory)
+    _check(plan, _missing(directory, plan), on_event)
+    return _train_all(directory, plan, on_event)
 
 
 def _take_up(directory: Path, plan: Plan) -> Plan:
@@ -234,19 +239,19 @@ def _difference(there: Plan, now: Plan) -> str:
     return ""
 
 
-def _check(new: dict[str, config.Settings], plan: Plan, on_event: OnEvent) -> None:
+def _check(plan: Plan, new: Sequence[Task], on_event: OnEvent) -> None:
     """Refuse, before the first of several new runs is trained, what one of them would be refused for."""
     if len(new) > 1:
-        preflight.check(new, plan.data, on_event)
+        preflight.check({task.name: task.settings for task in new}, plan.data, on_event)
 
 
-def _train_all(
-    directory: Path, plan: Plan, on_event: OnEvent, moved: str | None = None, *, checked: bool = False
-) -> SeriesResult:
+def _missing(directory: Path, plan: Plan) -> list[Task]:
+    """Return the runs of a plan that are not begun."""
+    return [task for task in plan.tasks if not RunDirectory(directory / task.name).resumable()]
+
+
+def _train_all(directory: Path, plan: Plan, on_event: OnEvent, moved: str | None = None) -> SeriesResult:
     """Train what is missing of a plan, one run after the other."""
-    if not checked:
-        missing = [task for task in plan.tasks if not RunDirectory(directory / task.name).resumable()]
-        _check({task.name: task.settings for task in missing}, plan, on_event)
     # TensorFlow takes the networks of several runs for one that is compiled over and over, and warns.
     logging.getLogger("tensorflow").addFilter(_is_no_retracing)
     results: dict[int, TrainingResult] = {}

@@ -35,12 +35,13 @@ def explain_extension(before: Settings, after: Settings, steps_per_epoch: int, d
     begun = -(-done // steps_per_epoch)
     same_sides = side_of_epoch(before)[:begun] == side_of_epoch(after)[:begun]
     what = f"{count(after.epochs, 'epoch')} instead of {before.epochs}: the {after.schedule} schedule"
-    other = f"the result is not that of {count(after.epochs, 'epoch')} from the start"
+    straight = f"that of {count(after.epochs, 'epoch')} from the start"
     if np.array_equal(old[:done], new[:done]):
         if not same_sides:
-            return f"{what} is the same so far, but the sides {after.sides} are spread anew; {other}"
-        return f"{what} is the same so far; {other.replace('not ', '')}"
+            spread = f"the sides {after.sides} are spread anew"
+            return f"{what} is the same so far, but {spread}; the result is not {straight}"
+        return f"{what} is the same so far; the result is {straight}"
     return (
         f"{what} is laid out anew over all of them and goes on at the rate {new[min(done, len(new) - 1)]:.3g}"
-        f" after {old[done - 1]:.3g}; {other}"
+        f" after {old[done - 1]:.3g}; the result is not {straight}"
     )
