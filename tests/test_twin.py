@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from cifarcnn import architectures, pipeline, twin
-from cifarcnn.tensorflow_layers import ByteDropout, FusedBatchNormalization, SmallImageConv2D
+from cifarcnn.tensorflow_layers import ByteDropout, FusedBatchNormalization, FusedSilu, SmallImageConv2D
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3)).astype(np.uint8)
 
@@ -107,6 +107,28 @@ def test_gradients_on_small_images_are_those_of_the_convolution(side: int) -> No
         assert np.allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 2e-6), ("bfloat16", 0.04)])
+def test_the_derivative_of_silu_is_that_of_the_formula(dtype: str, error: float) -> None:
+    """At zero, where it divides by nothing, and far outside as well; bfloat16 has three digits of it."""
+    numbers = np.concatenate([np.linspace(-100, 100, 4001), [0, -0.0, 1e-38, -1e-38, 3e38, -3e38]])
+    x = tf.cast(numbers, dtype)
+    change = tf.fill(x.shape, tf.cast(2, dtype))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = FusedSilu("silu", dtype=dtype)(x)
+    exact = tf.cast(x, tf.float64).numpy()
+    sigmoid = tf.sigmoid(tf.cast(x, tf.float64)).numpy()
+    assert np.allclose(tf.cast(y, tf.float64).numpy(), exact * sigmoid, rtol=max(error / 4, 1e-6), atol=1e-30)
+    found = tf.cast(tape.gradient(y, x, change), tf.float64).numpy() / 2
+    assert np.abs(found - sigmoid * (1 + exact * (1 - sigmoid))).max() <= error
+
+
+def test_another_activation_is_left_as_it_is() -> None:
+    """The layer that makes SiLU fast also stands in for those of other functions."""
+    numbers = tf.constant([-2.0, 0.0, 3.0])
+    assert np.array_equal(FusedSilu("relu")(numbers), [0, 0, 3])
+
+
 @pytest.mark.parametrize("side", [16, 20, 31])
 def test_reduced_images_keep_colour_and_gradient(side: int) -> None:
     """A plain colour stays; a ramp from left to right stays one, but for the border."""
@@ -142,11 +164,12 @@ def test_a_twin_trains_at_any_side_with_the_same_weights() -> None:
 
 def test_the_twin_uses_the_fast_layers_and_the_stock_network_does_not() -> None:
     """What is saved never holds a layer of ours."""
-    pair = make("vgg2", "mixed_bfloat16")
-    fast = {type(layer) for layer in pair.fast.layers}
-    assert {FusedBatchNormalization, ByteDropout} <= fast
-    assert all(type(layer).__module__.startswith("keras.") for layer in pair.stock.layers)
-    assert {weight.dtype for weight in pair.stock.weights} == {"float32"}
+    for name, own in (("vgg2", ByteDropout), ("whiten6-tiny", FusedSilu)):
+        pair = make(name, "mixed_bfloat16")
+        fast = {type(layer) for layer in pair.fast.layers}
+        assert {FusedBatchNormalization, own} <= fast
+        assert all(type(layer).__module__.startswith("keras.") for layer in pair.stock.layers)
+        assert {weight.dtype for weight in pair.stock.weights} == {"float32"}
 
 
 def test_byte_dropout_keeps_the_mean_and_the_rate() -> None:

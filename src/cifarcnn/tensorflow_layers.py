@@ -99,6 +99,35 @@ def _convolution(images: Any, kernel: Any) -> Any:
     return tf.nn.conv2d(images, kernel, 1, "SAME"), gradient
 
 
+class FusedSilu(keras.layers.Activation):  # type: ignore[misc]
+    """An activation; if it is SiLU, on a CPU, its derivative is computed in one pass over memory.
+
+    TensorFlow's takes a sigmoid and seven more operations, each from memory to memory: together 7 % of a
+    training step of ``whiten6``.
+    """
+
+    def call(self, inputs: Any) -> Any:
+        """Apply the activation to an array of any shape."""
+        if self.activation is keras.activations.silu and not tf.config.list_logical_devices("GPU"):
+            return _silu(inputs)
+        return super().call(inputs)
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def _silu(inputs: Any) -> Any:
+    """Multiply each number by its sigmoid."""
+    outputs = inputs * tf.sigmoid(inputs)
+    return outputs, lambda change: _change_before_silu(inputs, outputs, change)
+
+
+@tf.function(jit_compile=True)  # type: ignore[untyped-decorator]
+def _change_before_silu(inputs: Any, outputs: Any, change: Any) -> Any:
+    """Return the gradient to the inputs of SiLU from that to its outputs; the compiler fuses the steps."""
+    x, y = tf.cast(inputs, tf.float32), tf.cast(outputs, tf.float32)
+    sigmoid = tf.where(x == 0, 0.5, y / x)
+    return tf.cast(tf.cast(change, tf.float32) * sigmoid * (1 + (x - y)), change.dtype)
+
+
 class ByteDropout(keras.layers.Dropout):  # type: ignore[misc]
     """Dropout that decides by a random byte for each unit, where Keras draws a 32-bit number.
 
@@ -153,6 +182,7 @@ def _random_bytes(seed: Any, first: Any, count: Any) -> Any:
 
 
 REPLACEMENTS: dict[type, Any] = {
+    keras.layers.Activation: FusedSilu,
     keras.layers.BatchNormalization: FusedBatchNormalization,
     keras.layers.Conv2D: SmallImageConv2D,
     keras.layers.Dropout: ByteDropout,
