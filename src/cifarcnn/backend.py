@@ -108,8 +108,11 @@ def running_on(choice: devices.Choice, cpus: int, *, alone: bool = True) -> Iter
         yield
 
 
-def make_deterministic() -> None:
+def make_deterministic() -> str:
     """Have the GPU's operations sum in a fixed order. It holds until the process ends.
+
+    Returns:
+        What it costs, in words.
 
     Raises:
         UsageError: JAX was started without the flag that asks for it.
@@ -120,11 +123,13 @@ def make_deterministic() -> None:
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
-    elif "--xla_gpu_deterministic_ops=true" not in os.environ.get("XLA_FLAGS", ""):
+        return "slower operations, without the XLA compiler"
+    if "--xla_gpu_deterministic_ops=true" not in os.environ.get("XLA_FLAGS", ""):
         raise UsageError(
             "deterministic is true, but JAX was started without the flag that it needs on a GPU; expected"
             " XLA_FLAGS=--xla_gpu_deterministic_ops=true in the environment"
         )
+    return "slower operations"
 
 
 def feed(inputs: npt.NDArray[Any], targets: npt.NDArray[Any], batch_size: int) -> dict[str, Any]:

@@ -244,9 +244,9 @@ def _make_deterministic(choice: devices.Choice, on_event: OnEvent) -> None:
     if choice.device == "cpu":
         on_event(Note("deterministic: no change, on a CPU the same seed gives the same result anyway"))
         return
-    backend.make_deterministic()
+    cost = backend.make_deterministic()
     text = "the same seed gives the same result on the same model of GPU with the same driver and versions"
-    on_event(Note(f"deterministic: slower operations, without the XLA compiler; {text}, not on another"))
+    on_event(Note(f"deterministic: {cost}; {text}, not on another"))
 
 
 @contextlib.contextmanager
