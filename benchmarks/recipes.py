@@ -153,7 +153,7 @@ def show(rows: list[dict[str, Any]]) -> str:
         header,
         [
             (
-                row["arch"],
+                f"`{row['arch']}`",
                 row["recipe"],
                 f"{row['params']:,}",
                 f"{row['flops'] / 1e6:.0f}",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cifarcnn import config, expectations
+from cifarcnn import architectures, config, expectations, summaries
 from conftest import Run
 
 REPOSITORY = Path(__file__).parents[1]
@@ -34,16 +34,31 @@ def test_records_are_of_the_recipes_as_they_are() -> None:
             assert resolved[name] == value, (entry["arch"], name)
 
 
+def percentages(values: list[float]) -> str:
+    """Mean and standard deviation, as tables show them."""
+    deviation = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.2f}{deviation}"
+
+
 def test_the_readme_shows_the_table() -> None:
-    """Each row of the README's table of results holds the means of the records."""
+    """Each row of the README's table of results follows, cell by cell, from the records and the network."""
     lines = (REPOSITORY / "README.md").read_text().splitlines()
     for (arch, recipe), row in expectations.table().items():
-        (line,) = [line for line in lines if line.startswith(f"| `{arch}` | {recipe} |")]
-        cells = [cell.strip() for cell in line.split("|")]
-        assert f"{100 * row.accuracy:.2f}" in cells[-3]
-        assert f"{100 * row.flip_shift:.2f}" in cells[-2]
-        assert f"{row.train_seconds / 60:.1f}" in cells
-        assert str(row.seeds) in cells
+        group = [entry for entry in RECORDS if (entry["arch"], entry["recipe"]) == (arch, recipe)]
+        settings = config.resolve({"arch": arch, "recipe": recipe})
+        cells = (
+            f"`{arch}`",
+            recipe,
+            f"{architectures.find(arch).params:,}",
+            f"{summaries.summarise(arch).flops / 1e6:.0f}",
+            f"{summaries.training_flops(settings) / 1e15:.3g}",
+            str(settings.epochs),
+            str(len(group)),
+            f"{statistics.mean(entry['train_seconds'] for entry in group) / 60:.1f}",
+            percentages([entry["accuracy"] for entry in group]),
+            percentages([entry["flip_shift"] for entry in group]),
+        )
+        assert f"| {' | '.join(cells)} |" in lines, row
 
 
 def test_only_a_recipe_as_it_stands_has_an_expectation() -> None:

@@ -34,18 +34,61 @@ def test_of_equal_accuracies_the_lower_loss_is_better_then_the_first() -> None:
     """Validation decides; how well the training images are known does not matter."""
     progress = Progress(epoch_seconds=7.0, step=3)
     measured = [(0.5, 1.0), (0.5, 1.0), (0.5, 0.9), (0.4, 0.1), (0.6, 2.0)]
-    better = [progress.complete({"val_accuracy": accuracy, "val_loss": loss}) for accuracy, loss in measured]
+    better = [
+        progress.complete({"val_accuracy": accuracy, "val_loss": loss}, 1000) for accuracy, loss in measured
+    ]
     assert better == [True, False, True, False, True]
     assert (progress.epoch, progress.best_epoch) == (5, 5)
     assert (progress.best_accuracy, progress.best_loss) == (0.6, 2.0)
     assert (progress.step, progress.epoch_seconds) == (0, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("measured", "best"),
+    [
+        ([(0.926, 0.42), (0.923, 0.41)], 2),  # a standard error of 1,000 images is 0.0083 there
+        ([(0.926, 0.42), (0.917, 0.41)], 1),
+        ([(0.917, 0.41), (0.926, 0.42)], 2),
+        ([(0.923, 0.41), (0.926, 0.42)], 1),
+        # Each is within an error of the one before, but the fourth is not of the highest.
+        ([(0.926, 0.42), (0.922, 0.41), (0.919, 0.40), (0.916, 0.39)], 3),
+        # The best so far falls out of what cannot be told from the highest.
+        ([(0.900, 0.30), (0.905, 0.35), (0.920, 0.50)], 3),
+    ],
+)
+def test_accuracies_within_a_standard_error_are_told_apart_by_loss(
+    measured: list[tuple[float, float]], best: int
+) -> None:
+    """A share of some thousand images is known to some tenths of a point, and no better."""
+    progress = Progress()
+    for accuracy, loss in measured:
+        progress.complete({"val_accuracy": accuracy, "val_loss": loss}, 1000)
+    assert progress.best_epoch == best
+    exact = Progress()
+    for accuracy, loss in measured:
+        exact.complete({"val_accuracy": accuracy, "val_loss": loss}, 10**9)
+    assert exact.best_accuracy == max(accuracy for accuracy, _ in measured)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 9)), min_size=1, max_size=12), st.integers(1, 9999))
+def test_the_best_epoch_is_within_a_standard_error_of_the_highest(
+    measured: list[tuple[float, float]], val_size: int
+) -> None:
+    """Whatever came in whatever order; and what is said of it is its own."""
+    progress = Progress()
+    for accuracy, loss in measured:
+        progress.complete({"val_accuracy": accuracy, "val_loss": loss}, val_size)
+    highest = max(accuracy for accuracy, _ in measured)
+    accuracy, loss = measured[progress.best_epoch - 1]
+    assert (progress.best_accuracy, progress.best_loss) == (accuracy, loss)
+    assert accuracy >= highest - (highest * (1 - highest) / val_size) ** 0.5
+
+
 @given(st.integers(1, 20))
 def test_without_validation_images_the_last_epoch_is_the_best(epochs: int) -> None:
     """There is nothing to choose by."""
     progress = Progress()
-    assert all(progress.complete({"val_accuracy": None, "val_loss": None}) for _ in range(epochs))
+    assert all(progress.complete({"val_accuracy": None, "val_loss": None}, 0) for _ in range(epochs))
     assert progress.best_epoch == progress.epoch == epochs
 
 

@@ -160,7 +160,7 @@ def test_patience_survives_a_resume(tmp_path: Path, data_directory: Path) -> Non
     assert_same_run(straight.run_dir, pieces)
     stopper = Stopper()
     assert cifarcnn.resume(pieces, on_event=stopper).epochs == straight.epochs
-    reason = f"no better validation accuracy in the 2 epochs after epoch {straight.best_epoch}"
+    reason = f"no better epoch in the 2 epochs after epoch {straight.best_epoch}"
     assert stopper.notes[0].endswith(reason)
 
 

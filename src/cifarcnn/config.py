@@ -109,7 +109,7 @@ class Settings:
     )
     patience: int = _setting(
         0,
-        "Stop after this many epochs without a better validation accuracy; 0: never.",
+        "Stop after this many epochs that are no better than the best; 0: never.",
         least=0,
         most=100_000,
     )

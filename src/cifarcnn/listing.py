@@ -207,7 +207,7 @@ def read(path: Path, name: str) -> Row:
             return Row(name, path, "interrupted", "stopped before anything was saved", epochs_done=0)
         settings = _settings(run.settings)
         for row in read_table(run.metrics, METRICS):
-            progress.complete(row)
+            progress.complete(row, settings.val_size)
         times = read_table(run.timing, TIMING)
     except (OSError, ValueError, RecursionError, UsageError) as problem:
         return Row(name, path, "damaged", _reason(problem))

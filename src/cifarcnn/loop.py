@@ -188,7 +188,7 @@ class Training:
             "seconds": progress.epoch_seconds,
             "images_per_second": images_per_second,
         }
-        best = progress.complete(row)
+        best = progress.complete(row, self.setup.settings.val_size)
         if self.writes:
             with run.saving(self.directory.path):
                 modelfile.save(self.pair.stock, self.directory.last, self._metadata(row))

@@ -45,22 +45,32 @@ class Progress:
     seconds: float = 0.0
     epoch_seconds: float = 0.0
 
-    def complete(self, row: dict[str, Any]) -> bool:
+    def complete(self, row: dict[str, Any], val_size: int) -> bool:
         """Add a completed epoch; return whether it is the best so far.
 
-        The best has the highest validation accuracy, and of equal ones the lowest loss, then the first.
+        Validation accuracies less than a standard error below the highest cannot be told from it. Of the
+        epochs that have them the best has the lowest validation loss, and of equal ones it is the first.
         Without validation images it is the last.
+
+        Args:
+            row: the epoch's measurements.
+            val_size: the number of validation images.
         """
         self.epoch, self.step, self.epoch_seconds = self.epoch + 1, 0, 0.0
         self.rows.append(row)
         accuracy, loss = row["val_accuracy"], row["val_loss"]
-        best = (accuracy is None or loss is None or self.best_accuracy is None or self.best_loss is None) or (
-            accuracy,
-            -loss,
-        ) > (self.best_accuracy, -self.best_loss)
+        best = self._is_best(accuracy, loss, val_size)
         if best:
             self.best_epoch, self.best_accuracy, self.best_loss = self.epoch, accuracy, loss
-        return bool(best)
+        return best
+
+    def _is_best(self, accuracy: float | None, loss: float | None, val_size: int) -> bool:
+        """Return whether the last row, of this validation accuracy and loss, is better than the best."""
+        if accuracy is None or loss is None or self.best_accuracy is None or self.best_loss is None:
+            return True
+        highest = max(row["val_accuracy"] or 0.0 for row in self.rows)
+        enough = highest - math.sqrt(highest * (1 - highest) / max(val_size, 1))
+        return accuracy >= enough and (self.best_accuracy < enough or loss < self.best_loss)
 
     def finished(self, settings: Settings) -> bool:
         """Return whether the last epoch is done, or patience is at its end."""

@@ -148,7 +148,7 @@ def _ending(settings: Settings, progress: Progress) -> str:
     if progress.epoch >= settings.epochs:
         return f"{progress.epoch} of {settings.epochs} epochs"
     best = progress.best_epoch
-    return f"no better validation accuracy in the {count(settings.patience, 'epoch')} after epoch {best}"
+    return f"no better epoch in the {count(settings.patience, 'epoch')} after epoch {best}"
 
 
 def _resumed_settings(checkpoint: Checkpoint, said: "Mapping[str, config.Value]") -> Settings:

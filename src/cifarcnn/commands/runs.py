@@ -191,7 +191,7 @@ def _show_groups(found: "Listing") -> None:
     """Print mean and deviation of the runs that differ in the seed alone, if there are such."""
     if all(len(group.runs) < 2 for group in found.groups):
         return
-    console.stdout.print("\nbest validation accuracy over seeds, finished runs", soft_wrap=True)
+    console.stdout.print("\nvalidation accuracy of the best epochs over seeds, finished runs", soft_wrap=True)
     for group in found.groups:
         said = ", ".join(
             f"{name} {_brief(value)}" for name, value in group.settings.items() if value is not None

@@ -239,7 +239,7 @@ def _show(result: "TrainingResult") -> None:
         f" ({speed}{result.device}, {result.precision})"
     )
     if result.val_accuracy is not None:
-        click.echo(f"best validation accuracy {result.val_accuracy:.2%} in epoch {result.best_epoch}")
+        click.echo(f"best epoch {result.best_epoch}, validation accuracy {result.val_accuracy:.2%}")
     model = console.printable(str(result.model))
     click.echo(f"model: {model}")
     click.echo(f"next:  cifarcnn evaluate {shlex.quote(model)}")
