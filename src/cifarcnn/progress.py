@@ -48,9 +48,9 @@ class Progress:
     def complete(self, row: dict[str, Any], val_size: int) -> bool:
         """Add a completed epoch; return whether it is the best so far.
 
-        Validation accuracies less than a standard error below the highest cannot be told from it. Of the
-        epochs that have them the best has the lowest validation loss, and of equal ones it is the first.
-        Without validation images it is the last.
+        A validation accuracy less than a standard error below the highest cannot be told from it. An epoch
+        that has such a one takes the best's place if its validation loss is lower, or if the best's accuracy
+        is no such one any more. Without validation images the last epoch is the best.
 
         Args:
             row: the epoch's measurements.
