@@ -1,5 +1,10 @@
 """The choice of device and arithmetic, for machines one has and machines one has not."""
 
+import os
+import platform
+import subprocess
+import sys
+
 import pytest
 
 from cifarcnn import devices
@@ -134,3 +139,22 @@ def test_the_machine_says_how_many_cores_may_be_used() -> None:
     """At least one, and no more than there are."""
     assert devices.usable_cpus() >= 1
     assert devices.cpu_name()
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="a switch of x86 processors")
+@pytest.mark.parametrize(("environment", "used"), [({}, True), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, False)])
+def test_onednn_computes_unless_it_is_switched_off(environment: dict[str, str], used: bool) -> None:
+    """Also where TensorFlow would not take it by itself. Asked to, oneDNN tells what it does."""
+    script = (
+        "from cifarcnn import backend; backend.load(); import tensorflow as tf;"
+        "tf.nn.conv2d(tf.ones((1, 32, 32, 8)), tf.ones((3, 3, 8, 8)), 1, 'SAME')"
+    )
+    kept = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**kept, "KERAS_BACKEND": "tensorflow", "ONEDNN_VERBOSE": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ("convolution" in done.stdout) is used
