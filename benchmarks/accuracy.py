@@ -20,9 +20,11 @@ import numpy as np
 
 import cifarcnn
 import harness
-from cifarcnn import architectures, config, events, modelfile, pipeline, schedules
+from cifarcnn import architectures, config, events
 from cifarcnn.config import Settings
+from cifarcnn.models import modelfile
 from cifarcnn.recipes import RECIPES
+from cifarcnn.training import pipeline, schedules
 from harness import say
 
 
@@ -47,7 +49,7 @@ def train_stock(settings: Settings, data: str | None, path: Path) -> None:
     """Train the stock network by plain ``fit`` in float32, and save that of the last epoch."""
     import keras
 
-    from cifarcnn import optimizer
+    from cifarcnn.training import optimizer
 
     everything = cifarcnn.load_images("train", data=data)
     train, _ = pipeline.divide(everything, settings)
@@ -126,7 +128,7 @@ def compare(models: dict[str, list[Path]], data: str | None) -> dict[str, Any]:
 
 def main() -> None:
     """Train, evaluate, print and write."""
-    from cifarcnn import backend
+    from cifarcnn.machine import backend
 
     given = arguments()
     document = harness.begin("accuracy", vars(given))

@@ -4,7 +4,7 @@
 
 It exports the run's best model with float16 kernels, measures the result on the test images, plain and over
 mirrored and shifted views, and writes model.tflite, with its provenance inside, and its checksum to the
-package's directory ``boxed``. For maintainers, from a source tree: commit what it writes.
+package's directory ``models/boxed``. For maintainers, from a source tree: commit what it writes.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def command(run: Path) -> str:
 
 def provenance(run: Path, export: Any, measured: Any) -> dict[str, Any]:
     """Gather how the model was made and what it is worth."""
-    from cifarcnn import modelfile
+    from cifarcnn.models import modelfile
 
     metadata = modelfile.read_metadata(run)
     facts = metadata.get("facts", {})
@@ -72,13 +72,15 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="a run directory")
     parser.add_argument("--data", help="where CIFAR-10 is; default: where `cifarcnn train` finds it")
     parser.add_argument(
-        "--into", type=Path, default=SOURCE / "cifarcnn" / "boxed", help="default: %(default)s"
+        "--into", type=Path, default=SOURCE / "cifarcnn" / "models" / "boxed", help="default: %(default)s"
     )
     given = parser.parse_args()
     if not (given.run / "settings.json").is_file():
         parser.error(f"{given.run} is no run directory; expected one that `cifarcnn train` made")
-    from cifarcnn import boxed, conversion, evaluation, exported, exporting, files
+    from cifarcnn.evaluation import evaluation
     from cifarcnn.events import Event, Note
+    from cifarcnn.machine import files
+    from cifarcnn.models import boxed, conversion, exported, exporting
 
     def tell(event: Event) -> None:
         if isinstance(event, Note):

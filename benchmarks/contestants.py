@@ -26,7 +26,9 @@ def describe(spec: dict[str, Any]) -> dict[str, Any]:
     Training computes each layer three times: forwards, and the gradients of its weights and of its input.
     The first layer's input gradient is never needed, and is not counted.
     """
-    from cifarcnn import architectures, backend, summaries
+    from cifarcnn import architectures
+    from cifarcnn.machine import backend
+    from cifarcnn.models import summaries
 
     backend.load()
     add_width(spec)
@@ -48,7 +50,7 @@ def describe(spec: dict[str, Any]) -> dict[str, Any]:
 
 def idle(_: dict[str, Any]) -> dict[str, Any]:
     """Return the memory of a process that has imported TensorFlow and Keras and computed one sum."""
-    from cifarcnn import backend
+    from cifarcnn.machine import backend
 
     backend.load()
     import tensorflow as tf
@@ -59,7 +61,7 @@ def idle(_: dict[str, Any]) -> dict[str, Any]:
 
 def ceiling(spec: dict[str, Any]) -> dict[str, Any]:
     """Return the FLOP/s of a convolution of 64 channels to 64, 3x3, on 128 maps of 32x32."""
-    from cifarcnn import backend, devices
+    from cifarcnn.machine import backend, devices
 
     choice = devices.choose(backend.hardware(), "cpu")
     import tensorflow as tf

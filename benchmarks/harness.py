@@ -62,7 +62,7 @@ def spread(values: Iterable[float]) -> dict[str, float]:
 
 def machine() -> dict[str, Any]:
     """Return what the results depend on, apart from versions."""
-    from cifarcnn import devices
+    from cifarcnn.machine import devices
 
     return {
         "cpu": devices.cpu_name(),
@@ -129,6 +129,6 @@ def finish(document: dict[str, Any], text: str, target: str | None) -> None:
     if target == "-":
         print(json.dumps(document, indent=1))
     elif target:
-        from cifarcnn import files
+        from cifarcnn.machine import files
 
         files.write_text(Path(target), json.dumps(document, indent=1) + "\n")

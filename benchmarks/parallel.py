@@ -12,8 +12,9 @@ import argparse
 import json
 
 import harness
-from cifarcnn import architectures, config, summaries
-from cifarcnn.backend import load
+from cifarcnn import architectures, config
+from cifarcnn.machine.backend import load
+from cifarcnn.models import summaries
 
 BYTES = 4
 

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from cifarcnn import architectures, config, expectations, files, summaries
+from cifarcnn import architectures, config, expectations, wording
+from cifarcnn.machine import files
+from cifarcnn.models import summaries
 from cifarcnn.recipes import RECIPES
 from harness import HERE, say
 
@@ -118,7 +120,7 @@ def summarise(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _summary(arch: str, recipe: str, group: list[dict[str, Any]]) -> dict[str, Any]:
     settings = config.resolve({"arch": arch, "recipe": recipe})
-    hardware = {f"{entry['hardware']['cpu']}, {entry['hardware']['cpus']} cores" for entry in group}
+    hardware = {_machine(entry["hardware"]) for entry in group}
     return {
         "arch": arch,
         "recipe": recipe,
@@ -140,16 +142,25 @@ def _summary(arch: str, recipe: str, group: list[dict[str, Any]]) -> dict[str, A
     }
 
 
+def _machine(hardware: dict[str, Any]) -> str:
+    """Name a processor, its cores, and the feature that decides on the arithmetic."""
+    features = "".join(f", {feature}" for feature in hardware["bfloat16"])
+    return f"{hardware['cpu']}, {wording.count(hardware['cpus'], 'core')}{features}"
+
+
 def show(rows: list[dict[str, Any]]) -> str:
-    """Return the Markdown table."""
+    """Return the Markdown table, under a line for each machine and arithmetic in it."""
+    machines = list(dict.fromkeys(f"{row['hardware']}; {row['precision']}" for row in rows))
+    letters = {machine: chr(ord("A") + number) for number, machine in enumerate(machines)}
 
     def percent(spread: dict[str, float | None]) -> str:
         mean, std = spread["mean"], spread["std"]
         return f"{100 * (mean or 0):.2f}" + ("" if std is None else f" ± {100 * std:.2f}")
 
     costs = ("parameters", "MFLOPs", "PFLOP", "epochs", "seeds", "minutes")
-    header = ("network", "recipe", *costs, "accuracy %", "views %")
-    return harness.table(
+    header = ("network", "recipe", *costs, "accuracy %", "views %", "on")
+    legend = "\n".join(f"{letter}: {machine}" for machine, letter in letters.items())
+    table = harness.table(
         header,
         [
             (
@@ -163,10 +174,12 @@ def show(rows: list[dict[str, Any]]) -> str:
                 f"{row['train_seconds']['mean'] / 60:.1f}",
                 percent(row["accuracy"]),
                 percent(row["flip_shift"]),
+                letters[f"{row['hardware']}; {row['precision']}"],
             )
             for row in rows
         ],
     )
+    return f"{legend}\n\n{table}"
 
 
 def main() -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cifarcnn import comparison, images, modelfile
-from cifarcnn.cifar10 import CLASSES
+from cifarcnn.data import images
+from cifarcnn.data.cifar10 import CLASSES
 from cifarcnn.errors import ImageError
+from cifarcnn.evaluation import comparison
+from cifarcnn.models import modelfile
 
 
 def main() -> None:

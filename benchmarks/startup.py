@@ -39,7 +39,9 @@ def arguments() -> argparse.Namespace:
 def fresh(path: Path) -> None:
     """Save an untrained vgg2, whose start costs what a trained one's does, in a process of its own."""
     script = (
-        "import sys; from pathlib import Path; from cifarcnn import architectures, backend, modelfile\n"
+        "import sys; from pathlib import Path; from cifarcnn import architectures\n"
+        "from cifarcnn.machine import backend\n"
+        "from cifarcnn.models import modelfile\n"
         "backend.load(); modelfile.save(architectures.build('vgg2'), Path(sys.argv[1]), {})\n"
     )
     subprocess.run([sys.executable, "-c", script, str(path)], check=True, capture_output=True)

@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 
 import tinydata
-from cifarcnn import sources
+from cifarcnn.data import sources
 from cifarcnn.errors import DataError
 
 # How long an example takes depends on the machine's other work; it is no property of the code.

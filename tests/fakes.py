@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from cifarcnn import metrics
-from cifarcnn.modelfile import Model
+from cifarcnn.models.modelfile import Model
 
 
 class _Corner:

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from cifarcnn import modelfile
+from cifarcnn.models import modelfile
 
 
 def tiny(*end: keras.layers.Layer, side: int = 32, seed: int = 1) -> keras.Model:

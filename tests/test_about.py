@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cifarcnn import about
+from cifarcnn.cli import about
 
 
 @pytest.mark.parametrize(

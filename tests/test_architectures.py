@@ -7,9 +7,10 @@ import keras
 import numpy as np
 import pytest
 
-from cifarcnn import architectures, modelfile, summaries
+from cifarcnn import architectures
 from cifarcnn.architectures import ARCHITECTURES, Architecture, Variant
 from cifarcnn.errors import UsageError
+from cifarcnn.models import modelfile, summaries
 
 EVERY = pytest.mark.parametrize("row", ARCHITECTURES, ids=lambda row: row.name)
 

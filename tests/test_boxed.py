@@ -9,7 +9,9 @@ import numpy as np
 from PIL import Image
 
 import exports
-from cifarcnn import boxed, evaluation, modelfile, prediction
+from cifarcnn.evaluation import evaluation
+from cifarcnn.models import boxed, modelfile
+from cifarcnn.prediction import prediction
 from conftest import Run
 
 
@@ -62,7 +64,7 @@ def test_answering_imports_no_framework(tmp_path: Path) -> None:
     """Neither Keras nor TensorFlow, and of the other commands nothing."""
     Image.fromarray(exports.IMAGES[0]).save(tmp_path / "p.png")
     done = exports.plainly(
-        "import sys; from cifarcnn.cli import cli\n"
+        "import sys; from cifarcnn.cli.main import cli\n"
         f"cli.main(['predict', {str(tmp_path / 'p.png')!r}], standalone_mode=False)\n"
         "heavy = ('keras', 'tensorflow', 'jax', 'h5py', 'onnx', 'matplotlib', 'http.client', 'rich.table')\n"
         "print('loaded:', [name for name in heavy if name in sys.modules])\n"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cifarcnn import cache, sources
+from cifarcnn.data import cache, sources
+from cifarcnn.data.formats import locate
 from cifarcnn.errors import DataError
 from cifarcnn.events import Event, Note, ignore
-from cifarcnn.formats import locate
 from tinydata import FILES, RECORDS, TinyData, damage
 
 pytestmark = pytest.mark.usefixtures("isolated")

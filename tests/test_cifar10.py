@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifarcnn import cifar10, sources
-from cifarcnn.cifar10 import RECORD_BYTES, Images, encode, parse, stratified_split, stratified_subset
+from cifarcnn.data import cifar10, sources
+from cifarcnn.data.cifar10 import RECORD_BYTES, Images, encode, parse, stratified_split, stratified_subset
 from cifarcnn.errors import DataError, UsageError
 
 LABELS = np.repeat(np.arange(10, dtype=np.uint8), 20)

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from cifarcnn.cli import cli
+from cifarcnn.cli.main import cli
 from conftest import Run
 
 HEAVY = ("tensorflow", "keras", "jax", "matplotlib")
@@ -42,7 +42,7 @@ def said_without_heavy_modules(*words: str) -> str:
     """What a command prints, which must not import a framework for it."""
     script = (
         "import sys\n"
-        "from cifarcnn.cli import cli\n"
+        "from cifarcnn.cli.main import cli\n"
         f"try: cli.main({list(words)!r}, prog_name='cifarcnn')\n"
         "except SystemExit: pass\n"
         f"print('loaded:', [name for name in {HEAVY!r} if name in sys.modules])\n"

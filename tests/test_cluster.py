@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifarcnn import cluster
-from cifarcnn.cluster import Cluster
 from cifarcnn.errors import UsageError
+from cifarcnn.training import cluster
+from cifarcnn.training.cluster import Cluster
 
 hosts = st.from_regex(r"[a-z0-9][a-z0-9.-]{0,20}", fullmatch=True)
 addresses = st.builds("{}:{}".format, hosts, st.integers(1, 65535))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from cifarcnn import comparison
+from cifarcnn.evaluation import comparison
 
 
 @given(st.integers(0, 200), st.integers(0, 200))

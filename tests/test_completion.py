@@ -66,7 +66,7 @@ def test_completing_imports_nothing_heavy() -> None:
     """Names of networks come from their table, not from Keras."""
     script = (
         "import sys\n"
-        "from cifarcnn.cli import cli\n"
+        "from cifarcnn.cli.main import cli\n"
         "try: cli.main([], prog_name='cifarcnn')\n"
         "except SystemExit: pass\n"
         "print([name for name in ('tensorflow', 'keras', 'jax', 'matplotlib') if name in sys.modules])\n"

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from cifarcnn import console
+from cifarcnn.cli import console
 
 
 @pytest.mark.parametrize(

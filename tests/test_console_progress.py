@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from cifarcnn import console
+from cifarcnn.cli import console
 from cifarcnn.events import PicturesDone, Transfer
 
 

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from cifarcnn import devices
-from cifarcnn.devices import Gpu, Hardware
 from cifarcnn.errors import UsageError
+from cifarcnn.machine import devices
+from cifarcnn.machine.devices import Gpu, Hardware
 
 PLAIN = frozenset({"avx2", "avx512f"})
 
@@ -146,7 +146,7 @@ def test_the_machine_says_how_many_cores_may_be_used() -> None:
 def test_onednn_computes_unless_it_is_switched_off(environment: dict[str, str], used: bool) -> None:
     """Also where TensorFlow would not take it by itself. Asked to, oneDNN tells what it does."""
     script = (
-        "from cifarcnn import backend; backend.load(); import tensorflow as tf;"
+        "from cifarcnn.machine import backend; backend.load(); import tensorflow as tf;"
         "tf.nn.conv2d(tf.ones((1, 32, 32, 8)), tf.ones((3, 3, 8, 8)), 1, 'SAME')"
     )
     kept = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from badserver import STEP, BadServer, serving
-from cifarcnn.download import TooSlow, fetch
+from cifarcnn.data.download import TooSlow, fetch
+from cifarcnn.data.publication import Archive, Pace
 from cifarcnn.errors import DataError
 from cifarcnn.events import Event, Note, Transfer
-from cifarcnn.publication import Archive, Pace
 
 CONTENT = b"\x1f\x8b" + np.random.default_rng(0).bytes(300_000)
 PACE = Pace(rate=10_000_000, window=0.1, timeout=1)

@@ -11,8 +11,12 @@ import pytest
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
-from cifarcnn import cifar10, evaluation, metrics, modelfile, outsiders, presentation, sources
+from cifarcnn import metrics
+from cifarcnn.data import cifar10, sources
 from cifarcnn.errors import CifarCNNError, ModelError, UsageError
+from cifarcnn.evaluation import evaluation, outsiders
+from cifarcnn.figures import presentation
+from cifarcnn.models import modelfile
 from test_figures import place, read
 
 OURS = {"arch": "plain6", "recipe": "fast", "seed": 3, "val_size": 400, "temperature": 2.0}
@@ -294,7 +298,7 @@ def test_mistakes_are_one_line_and_an_exit_code(folder: Path, arguments, code: i
 def test_help_is_quick_to_import() -> None:
     """The command's help loads neither a framework nor the plotting library."""
     code = (
-        "import sys; from cifarcnn.commands.evaluate import evaluate;"
+        "import sys; from cifarcnn.cli.commands.evaluate import evaluate;"
         "evaluate.main(['--help'], standalone_mode=False);"
         "assert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)"
     )

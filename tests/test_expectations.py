@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cifarcnn import architectures, config, expectations, summaries
+from cifarcnn import architectures, config, expectations
+from cifarcnn.models import summaries
 from conftest import Run
 
 REPOSITORY = Path(__file__).parents[1]
@@ -43,6 +44,7 @@ def percentages(values: list[float]) -> str:
 def test_the_readme_shows_the_table() -> None:
     """Each row of the README's table of results follows, cell by cell, from the records and the network."""
     lines = (REPOSITORY / "README.md").read_text().splitlines()
+    machines = list(dict.fromkeys((row.hardware, row.precision) for row in expectations.table().values()))
     for (arch, recipe), row in expectations.table().items():
         group = [entry for entry in RECORDS if (entry["arch"], entry["recipe"]) == (arch, recipe)]
         settings = config.resolve({"arch": arch, "recipe": recipe})
@@ -57,6 +59,7 @@ def test_the_readme_shows_the_table() -> None:
             f"{statistics.mean(entry['train_seconds'] for entry in group) / 60:.1f}",
             percentages([entry["accuracy"] for entry in group]),
             percentages([entry["flip_shift"] for entry in group]),
+            "ABC"[machines.index((row.hardware, row.precision))],
         )
         assert f"| {' | '.join(cells)} |" in lines, row
 

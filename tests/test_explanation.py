@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 import fakes
-from cifarcnn import explanation, images, prediction
+from cifarcnn.data import images
 from cifarcnn.errors import CifarCNNError
-from cifarcnn.prediction import Failure, Prediction
+from cifarcnn.prediction import explanation, prediction
+from cifarcnn.prediction.prediction import Failure, Prediction
 
 RED, FROG = (255, 0, 0), 6
 

@@ -16,8 +16,8 @@ from onnx import TensorProto, helper
 
 import exports
 import models
-from cifarcnn import boxed, conversion, exported, graphguard, modelfile
 from cifarcnn.errors import ModelError
+from cifarcnn.models import boxed, conversion, exported, graphguard, modelfile
 
 pytestmark = exports.QUIET_CONVERTERS
 

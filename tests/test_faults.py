@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 import cifarcnn as package
-from cifarcnn import backend, loop
 from cifarcnn.errors import RunError
 from cifarcnn.events import EpochDone, Event, StepsDone
+from cifarcnn.machine import backend
+from cifarcnn.training import loop
 from conftest import Run
 
 OPTIONS = ["--arch", "vgg2", "--train-size", "300", "--val-size", "100", "--batch-size", "50"]
@@ -342,8 +343,9 @@ def test_on_a_terminal_the_bar_is_gone_before_the_error(tmp_path: Path, data_dir
 
 SECOND = """
 import os, signal
-from cifarcnn import backend, loop
-from cifarcnn.cli import main
+from cifarcnn.cli.main import main
+from cifarcnn.machine import backend
+from cifarcnn.training import loop
 
 class Twice(loop.Watcher):
     def on_train_batch_end(self, batch, logs=None):

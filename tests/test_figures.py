@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from cifarcnn import figures, galleries, metrics
+from cifarcnn import metrics
+from cifarcnn.figures import charts, galleries
 
 Pixels = npt.NDArray[np.uint8]
 SCALE = 4
@@ -138,7 +139,7 @@ def drawn(axes, label: str) -> tuple[list[float], list[float]]:
 
 def test_curves_hold_the_rows_and_mark_the_best_validation(tmp_path) -> None:
     """Loss and accuracy of both splits are drawn as they are; the best epoch of each is marked."""
-    figure = figures.learning_curves(ROWS, tmp_path / "curves.png")
+    figure = charts.learning_curves(ROWS, tmp_path / "curves.png")
     loss, accuracy, rate = figure.axes
     epochs = [row["epoch"] for row in ROWS]
     assert drawn(loss, "training") == (epochs, [row["loss"] for row in ROWS])
@@ -157,7 +158,7 @@ def test_curves_hold_the_rows_and_mark_the_best_validation(tmp_path) -> None:
 def test_curves_of_one_epoch_without_validation(tmp_path) -> None:
     """A training that holds nothing out has no validation curve, and one epoch is a visible point."""
     row = {**ROWS[0], "val_loss": None, "val_accuracy": None}
-    figure = figures.learning_curves([row], tmp_path / "curves.png")
+    figure = charts.learning_curves([row], tmp_path / "curves.png")
     (line,) = figure.axes[0].get_lines()
     assert line.get_marker() == "."
     assert read(tmp_path / "curves.png").std() > 0
@@ -168,7 +169,7 @@ def test_confusion_figure_states_every_count_and_share(tmp_path) -> None:
     confusion = np.diag(np.full(10, 90))
     confusion[3, 5] = 10
     confusion[7] = 0
-    figure = figures.confusion_matrix(confusion, tmp_path / "confusion.png")
+    figure = charts.confusion_matrix(confusion, tmp_path / "confusion.png")
     axes = figure.axes[0]
     texts = {(*np.round(text.get_position()).astype(int).tolist(), text.get_text()) for text in axes.texts}
     assert {(5, 3, "10"), (5, 3, "10.0 %"), (3, 3, "90"), (3, 3, "90.0 %"), (0, 0, "100.0 %")} <= texts
@@ -184,7 +185,7 @@ def test_reliability_figure_draws_filled_bins_only(tmp_path) -> None:
     confidence = np.repeat([0.75, 0.95], 10)
     right = np.concatenate([np.arange(10) % 2 == 0, np.ones(10, dtype=bool)])
     bins = metrics.reliability_bins(confidence, right)
-    figure = figures.reliability(bins, tmp_path / "reliability.png")
+    figure = charts.reliability(bins, tmp_path / "reliability.png")
     upper, lower = figure.axes
     assert [bar.get_height() for bar in upper.patches] == [0.5, 1.0]
     assert [bar.get_height() for bar in lower.patches] == [10, 10]
@@ -195,11 +196,11 @@ def test_reliability_figure_draws_filled_bins_only(tmp_path) -> None:
 def test_a_picture_that_cannot_be_drawn_leaves_the_old_one(tmp_path) -> None:
     """A failure while writing keeps the former file whole and leaves nothing beside it."""
     path = tmp_path / "curves.png"
-    figure = figures.learning_curves(ROWS, path)
+    figure = charts.learning_curves(ROWS, path)
     before = path.read_bytes()
     figure.text(0.5, 0.5, "$\\undefined$")
     with pytest.raises(ValueError, match="undefined"):
-        figures.save(figure, path)
+        charts.save(figure, path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["curves.png"]
 
@@ -207,9 +208,9 @@ def test_a_picture_that_cannot_be_drawn_leaves_the_old_one(tmp_path) -> None:
 def test_drawing_imports_no_pyplot_and_no_framework(tmp_path) -> None:
     """No window system, no global figure list, no TensorFlow: the modules draw in a bare process."""
     code = (
-        "import sys, pathlib; from cifarcnn import figures, galleries;"
+        "import sys, pathlib; from cifarcnn.figures import charts, galleries;"
         "assert 'matplotlib' not in sys.modules;"
-        f"figures.learning_curves({ROWS!r}, pathlib.Path({str(tmp_path / 'c.png')!r}));"
+        f"charts.learning_curves({ROWS!r}, pathlib.Path({str(tmp_path / 'c.png')!r}));"
         "print(sorted({'matplotlib.pyplot', 'tensorflow', 'keras'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

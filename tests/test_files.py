@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cifarcnn import files
+from cifarcnn.machine import files
 
 
 def test_the_content_is_on_the_disk_before_the_name_and_the_name_before_it_is_said(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifarcnn import folders, sources
-from cifarcnn.cifar10 import CLASSES
+from cifarcnn.data import folders, sources
+from cifarcnn.data.cifar10 import CLASSES
 from cifarcnn.errors import CifarCNNError, DataError, UsageError
 from cifarcnn.events import Event, Note
 from conftest import Run

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifarcnn import formats, pickles
+from cifarcnn.data import formats, pickles
+from cifarcnn.data.formats import NothingThere, locate
 from cifarcnn.errors import DataError
-from cifarcnn.formats import NothingThere, locate
 from tinydata import RECORDS, make, tar
 
 TINY = make()

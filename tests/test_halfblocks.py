@@ -3,7 +3,7 @@
 import numpy as np
 from rich.color import Color
 
-from cifarcnn import halfblocks
+from cifarcnn.cli import halfblocks
 
 
 def test_upper_and_lower_pixels() -> None:

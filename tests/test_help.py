@@ -6,7 +6,7 @@ import shlex
 import click
 import pytest
 
-from cifarcnn.cli import cli
+from cifarcnn.cli.main import cli
 from cifarcnn.config import FIELDS, resolve
 
 

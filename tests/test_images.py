@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from cifarcnn import images
+from cifarcnn.data import images
 from cifarcnn.errors import ImageError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # as the module itself sets it

@@ -18,7 +18,7 @@ class Nowhere:
             raise ModuleNotFoundError("No module named 'tensorflow'", name=name)
 
 sys.meta_path.insert(0, Nowhere())
-from cifarcnn.cli import main
+from cifarcnn.cli.main import main
 main()
 """
 

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cifarcnn import config, listing, sweep
+from cifarcnn import config
 from cifarcnn.errors import UsageError
+from cifarcnn.runs import listing, sweep
 from conftest import Run
 
 
@@ -260,7 +261,7 @@ def test_listing_needs_no_framework(tmp_path: Path) -> None:
     make_run(tmp_path / "one", [0.1])
     script = (
         "import sys\n"
-        "from cifarcnn.cli import cli\n"
+        "from cifarcnn.cli.main import cli\n"
         f"cli.main(['runs', {str(tmp_path)!r}], prog_name='cifarcnn', standalone_mode=False)\n"
         "heavy = ('tensorflow', 'keras', 'jax', 'matplotlib', 'h5py')\n"
         "print([name for name in heavy if name in sys.modules])\n"

@@ -12,11 +12,13 @@ import pytest
 from PIL import Image
 
 import cifarcnn as package
-from cifarcnn import locks, repeats, sweep
-from cifarcnn.cifar10 import CLASSES, parse
+from cifarcnn.data.cifar10 import CLASSES, parse
 from cifarcnn.errors import Interrupted, RunError, UsageError
 from cifarcnn.events import Event, Note
-from cifarcnn.run import RunDirectory
+from cifarcnn.machine import locks
+from cifarcnn.runs import sweep
+from cifarcnn.runs.run import RunDirectory
+from cifarcnn.training import repeats
 from conftest import Run, isolated_environment
 from test_resume import Stopper, assert_same_run
 from tinydata import TRAIN_FILES, TinyData
@@ -81,7 +83,8 @@ def test_two_processes_train_two_tasks_at_the_same_time(
 MAKER = """
 import sys, time
 from pathlib import Path
-from cifarcnn import repeats, sweep
+from cifarcnn.runs import sweep
+from cifarcnn.training import repeats
 file, parent, number = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 plan = sweep.read(file, {})
 print("ready", flush=True)

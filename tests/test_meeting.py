@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from cifarcnn import meeting
-from cifarcnn.cluster import Cluster
 from cifarcnn.errors import RunError
+from cifarcnn.training import meeting
+from cifarcnn.training.cluster import Cluster
 from ports import free_ports
 
 

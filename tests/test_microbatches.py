@@ -6,9 +6,10 @@ import keras
 import numpy as np
 import pytest
 
-from cifarcnn import architectures, pipeline, twin
+from cifarcnn import architectures
 from cifarcnn.config import resolve
-from cifarcnn.preparation import _smaller
+from cifarcnn.training import pipeline, twin
+from cifarcnn.training.preparation import _smaller
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3)).astype(np.uint8)
 TARGETS = np.eye(10, dtype=np.float32)[np.arange(24) % 10]

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import models
-from cifarcnn import modelfile, modelguard
 from cifarcnn.errors import ModelError
+from cifarcnn.models import modelfile, modelguard
 
 Config = dict[str, Any]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cifarcnn import npm, sources
+from cifarcnn.data import npm, sources
 from cifarcnn.errors import DataError
 from tinydata import TinyData
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifarcnn import optimizer
+from cifarcnn.training import optimizer
 
 
 def step(variable: np.ndarray, gradient: np.ndarray, rate: float = 0.1, momentum: float = 0.6) -> np.ndarray:

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 import fakes
-from cifarcnn import metrics, outsiders, prediction
+from cifarcnn import metrics
 from cifarcnn.errors import ModelError
-from cifarcnn.prediction import Prediction
+from cifarcnn.evaluation import outsiders
+from cifarcnn.prediction import prediction
+from cifarcnn.prediction.prediction import Prediction
 from test_prediction import picture
 
 MODEL = Path("m.keras")

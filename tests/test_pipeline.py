@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifarcnn.config import FIELDS
-from cifarcnn.pipeline import crop, draw_epoch
+from cifarcnn.training.pipeline import crop, draw_epoch
 
 AUGMENTS = FIELDS["augment"].metadata["choices"]
 DRAWS = {

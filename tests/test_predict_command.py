@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 import models
-from cifarcnn import modelfile
-from cifarcnn.cifar10 import CLASSES
+from cifarcnn.data.cifar10 import CLASSES
+from cifarcnn.models import modelfile
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 STRANGE = os.fsdecode(b"[red]caf\xe9\nbold.png")

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifarcnn import cifar10, config, metrics, presentation
+from cifarcnn import config, metrics
+from cifarcnn.data import cifar10
 from cifarcnn.errors import CifarCNNError, RunError
-from cifarcnn.run import RunDirectory
-from cifarcnn.tensorboard_log import TensorBoardLog
+from cifarcnn.figures import presentation
+from cifarcnn.runs.run import RunDirectory
+from cifarcnn.training.tensorboard_log import TensorBoardLog
 from models import save_tiny
 
 LABELS = np.arange(60, dtype=np.uint8) % 10
@@ -88,7 +90,7 @@ def test_the_page_of_a_run_shows_its_best_model_on_the_validation_images(run: Pa
     save_tiny(run / "best.keras", {"temperature": 3.0})
     images = cifar10.Images(IMAGES, LABELS)
     page = presentation.write_run_report(RunDirectory(run), images).read_text("utf-8")
-    from cifarcnn import modelfile
+    from cifarcnn.models import modelfile
 
     raw = modelfile.load(run / "best.keras").probabilities(IMAGES)
     figures = metrics.measure(metrics.apply_temperature(raw, 3.0), LABELS)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifarcnn.config import Settings
-from cifarcnn.progress import METRICS, TIMING, Progress, read_table, write_table
+from cifarcnn.runs.progress import METRICS, TIMING, Progress, read_table, write_table
 
 ROWS = [
     {"epoch": 1, "loss": 1.5, "accuracy": 0.1, "val_loss": 0.1 + 0.2, "val_accuracy": 0.25,

@@ -13,7 +13,7 @@ import pytest
 
 import cifarcnn
 import readme
-from cifarcnn.cli import cli
+from cifarcnn.cli.main import cli
 
 SOURCE = Path(cifarcnn.__file__).parent
 

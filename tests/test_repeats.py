@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import cifarcnn as package
-from cifarcnn import repeats
 from cifarcnn.errors import Interrupted, RunError, UsageError
+from cifarcnn.training import repeats
 from conftest import Run
 from test_resume import Stopper, assert_same_run
 

@@ -47,7 +47,7 @@ def test_float16_with_loss_scaling_trains_to_the_weights_of_one_device(
 
 OVERFLOW = """
 import numpy as np, tensorflow as tf
-from cifarcnn.replicas import _finite_everywhere
+from cifarcnn.training.replicas import _finite_everywhere
 parts = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
@@ -79,7 +79,7 @@ DRIFT = """
 import types
 import keras, tensorflow as tf
 from cifarcnn.errors import RunError
-from cifarcnn.replicas import Replicas
+from cifarcnn.training.replicas import Replicas
 parts = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifarcnn import metrics, report
-from cifarcnn.cifar10 import CLASSES
+from cifarcnn import metrics
+from cifarcnn.data.cifar10 import CLASSES
+from cifarcnn.figures import report
 
 EPOCHS = [
     {"epoch": 1, "loss": 2.0, "accuracy": 0.3, "val_loss": 1.8, "val_accuracy": 0.4},

@@ -20,8 +20,9 @@ from selenium.webdriver.common.actions.pointer_input import PointerInput
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
-from cifarcnn import metrics, report
-from cifarcnn.cifar10 import CLASSES
+from cifarcnn import metrics
+from cifarcnn.data.cifar10 import CLASSES
+from cifarcnn.figures import report
 
 pytestmark = pytest.mark.slow
 

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 import cifarcnn
-from cifarcnn import devices, watcher
 from cifarcnn.errors import Interrupted, RunError, UsageError
 from cifarcnn.events import Event, Note, StepsDone, ignore
-from cifarcnn.run import RunDirectory
+from cifarcnn.machine import devices
+from cifarcnn.runs.run import RunDirectory
+from cifarcnn.training import watcher
 
 SMALL: dict[str, Any] = {"train_size": 300, "val_size": 100, "batch_size": 50, "epochs": 3, "device": "cpu"}
 STEPS = 6
@@ -246,7 +247,7 @@ def test_other_versions_are_told(
     interrupted: Path, data_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another version of a package is named, with both versions, and another backend is refused."""
-    from cifarcnn import backend
+    from cifarcnn.machine import backend
 
     versions = backend.versions()
     monkeypatch.setattr(backend, "versions", lambda: {**versions, "keras": "3.99"})

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cifarcnn import run
 from cifarcnn.config import Settings
 from cifarcnn.errors import RunError, UsageError
 from cifarcnn.events import Event, Note, ignore
-from cifarcnn.progress import Progress
-from cifarcnn.run import Checkpoint, RunDirectory
+from cifarcnn.runs import run
+from cifarcnn.runs.progress import Progress
+from cifarcnn.runs.run import Checkpoint, RunDirectory
 
 ROWS = [
     {"epoch": 1, "loss": 1.5, "accuracy": 0.1, "val_loss": 0.1 + 0.2, "val_accuracy": 0.25,
@@ -187,7 +187,7 @@ def test_a_failed_save_leaves_the_checkpoint_as_it_was(
 LOCKER = """
 import sys, time
 from pathlib import Path
-from cifarcnn.run import RunDirectory
+from cifarcnn.runs.run import RunDirectory
 with RunDirectory(Path(sys.argv[1])).locked():
     print("locked", flush=True)
     time.sleep(600)

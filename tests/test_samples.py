@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifarcnn import config, pipeline, samples
-from cifarcnn.cifar10 import Images
+from cifarcnn import config
+from cifarcnn.data.cifar10 import Images
+from cifarcnn.training import pipeline, samples
 from conftest import Run
 
 

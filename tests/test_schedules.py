@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifarcnn.config import FIELDS, Settings
-from cifarcnn.schedules import explain_extension, learning_rates
+from cifarcnn.training.schedules import explain_extension, learning_rates
 
 NAMES = FIELDS["schedule"].metadata["choices"]
 

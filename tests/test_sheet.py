@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 import fakes
-from cifarcnn import prediction, sheet
 from cifarcnn.errors import CifarCNNError, UsageError
-from cifarcnn.prediction import Failure, Prediction, Ranked
+from cifarcnn.prediction import prediction, sheet
+from cifarcnn.prediction.prediction import Failure, Prediction, Ranked
 from conftest import Run
 
 BLUE, ORANGE = (0, 114, 178), (190, 80, 0)

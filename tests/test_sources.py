@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from badserver import STEP, BadServer, serving
-from cifarcnn import sources
-from cifarcnn.cifar10 import TRAIN_FILES, parse
+from cifarcnn.data import sources
+from cifarcnn.data.cifar10 import TRAIN_FILES, parse
 from cifarcnn.errors import DataError, UsageError
 from cifarcnn.events import Event, Note
 from tinydata import FILES, RECORDS, TinyData, damage, make
@@ -317,7 +317,7 @@ def test_processes_that_start_at_once_download_once(
     mirrors("good")
     script = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import tinydata; "
-        "from cifarcnn import sources; "
+        "from cifarcnn.data import sources; "
         "print(sources.find(publication=tinydata.make().publication).directory)"
     )
     with contextlib.ExitStack() as stack:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import models
-from cifarcnn import boxed
 from cifarcnn.architectures import ARCHITECTURES
+from cifarcnn.models import boxed
 from conftest import Run
 
 

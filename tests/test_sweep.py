@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifarcnn import config, sweep
+from cifarcnn import config
 from cifarcnn.errors import RunError, UsageError
+from cifarcnn.runs import sweep
 from conftest import Run
 
 

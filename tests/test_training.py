@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifarcnn import modelfile, sources
 from cifarcnn.architectures import ARCHITECTURES
+from cifarcnn.data import sources
+from cifarcnn.models import modelfile
 from conftest import Run
 
 

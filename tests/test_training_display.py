@@ -5,9 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
-from cifarcnn import console
+from cifarcnn.cli import console
+from cifarcnn.cli.training_display import TrainingDisplay, epoch_line, small_curve
 from cifarcnn.events import EpochDone, StepsDone, Transfer
-from cifarcnn.training_display import TrainingDisplay, epoch_line, small_curve
 
 DONE = EpochDone(
     epoch=3, epochs=12, loss=1.25, accuracy=0.5, val_loss=1.1, val_accuracy=0.625, learning_rate=0.1,

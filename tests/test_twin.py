@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cifarcnn import architectures, pipeline, twin
-from cifarcnn.tensorflow_layers import ByteDropout, FusedBatchNormalization, FusedSilu, SmallImageConv2D
+from cifarcnn import architectures
+from cifarcnn.training import pipeline, twin
+from cifarcnn.training.tensorflow_layers import (
+    ByteDropout,
+    FusedBatchNormalization,
+    FusedSilu,
+    SmallImageConv2D,
+)
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3)).astype(np.uint8)
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifarcnn import architectures, whitening
+from cifarcnn import architectures
+from cifarcnn.training import whitening
 
 
 def correlated_images(count: int = 40, seed: int = 0) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifarcnn.cifar10 import CLASSES
+from cifarcnn.data.cifar10 import CLASSES
 from clusters import SMALL, TOLERANCES, cluster, distance, finish, run_of
 from conftest import Run
 from ports import free_ports
@@ -172,9 +172,10 @@ def test_a_worker_that_dies_after_the_meeting_ends_the_other(tmp_path: Path) -> 
     """TensorFlow would wait for it without end, and hold Python meanwhile."""
     script = tmp_path / "join.py"
     script.write_text(
-        "from cifarcnn import backend, joining\n"
-        "from cifarcnn.cluster import Cluster\n"
-        "from cifarcnn.devices import Choice\n"
+        "from cifarcnn.machine import backend\n"
+        "from cifarcnn.training import joining\n"
+        "from cifarcnn.training.cluster import Cluster\n"
+        "from cifarcnn.machine.devices import Choice\n"
         "backend.load()\n"
         "joining.JOIN_SECONDS = 1\n"
         f"workers = tuple(f'127.0.0.1:{{port}}' for port in {free_ports(2)})\n"

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cifarcnn.cifar10 import TEST_FILES, TRAIN_FILES, encode, parse
-from cifarcnn.publication import Archive, NpmPackage, Pace, Publication
+from cifarcnn.data.cifar10 import TEST_FILES, TRAIN_FILES, encode, parse
+from cifarcnn.data.publication import Archive, NpmPackage, Pace, Publication
 
 RECORDS = 20
 FILES = TRAIN_FILES + TEST_FILES

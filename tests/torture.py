@@ -24,7 +24,9 @@ from PIL import Image
 # Runs the command line in this interpreter, with every save stretched over about a third of a second.
 SLOW = """
 import contextlib, os, time
-from cifarcnn import files, figures, modelfile
+from cifarcnn.figures import charts
+from cifarcnn.machine import files
+from cifarcnn.models import modelfile
 
 replacing = files.replacing
 
@@ -41,11 +43,11 @@ def slowly(path):
         time.sleep(0.1)
 
 files.replacing = slowly
-for module in (figures, modelfile):
+for module in (charts, modelfile):
     if hasattr(module, "replacing"):
         module.replacing = slowly
 """
-COMMAND = "from cifarcnn.cli import main\nmain()\n"
+COMMAND = "from cifarcnn.cli.main import main\nmain()\n"
 
 
 @dataclass

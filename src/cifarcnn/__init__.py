@@ -16,46 +16,46 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cifarcnn.architectures import ARCHITECTURES as ARCHITECTURES
     from cifarcnn.architectures import build as build
-    from cifarcnn.cifar10 import CLASSES as CLASSES
     from cifarcnn.config import Settings as Settings
+    from cifarcnn.data.cifar10 import CLASSES as CLASSES
+    from cifarcnn.data.sources import load as load_images
     from cifarcnn.errors import CifarCNNError as CifarCNNError
     from cifarcnn.errors import Interrupted as Interrupted
-    from cifarcnn.evaluation import evaluate as evaluate
-    from cifarcnn.exporting import export as export_model
-    from cifarcnn.modelfile import load as load_model
-    from cifarcnn.picturefiles import Failure as Failure
-    from cifarcnn.prediction import Prediction as Prediction
-    from cifarcnn.prediction import predict as predict
-    from cifarcnn.repeats import resume_series as resume_series
-    from cifarcnn.repeats import train_seeds as train_seeds
-    from cifarcnn.repeats import train_sweep as train_sweep
-    from cifarcnn.repeats import train_task as train_task
-    from cifarcnn.resumption import resume as resume
-    from cifarcnn.sources import load as load_images
-    from cifarcnn.summaries import summarise as summarise
-    from cifarcnn.training import train as train
+    from cifarcnn.evaluation.evaluation import evaluate as evaluate
+    from cifarcnn.models.exporting import export as export_model
+    from cifarcnn.models.modelfile import load as load_model
+    from cifarcnn.models.summaries import summarise as summarise
+    from cifarcnn.prediction.picturefiles import Failure as Failure
+    from cifarcnn.prediction.prediction import Prediction as Prediction
+    from cifarcnn.prediction.prediction import predict as predict
+    from cifarcnn.training.repeats import resume_series as resume_series
+    from cifarcnn.training.repeats import train_seeds as train_seeds
+    from cifarcnn.training.repeats import train_sweep as train_sweep
+    from cifarcnn.training.repeats import train_task as train_task
+    from cifarcnn.training.resumption import resume as resume
+    from cifarcnn.training.training import train as train
 
 _PUBLIC = {
     "ARCHITECTURES": "architectures:ARCHITECTURES",
-    "CLASSES": "cifar10:CLASSES",
+    "CLASSES": "data.cifar10:CLASSES",
     "CifarCNNError": "errors:CifarCNNError",
-    "Failure": "picturefiles:Failure",
+    "Failure": "prediction.picturefiles:Failure",
     "Interrupted": "errors:Interrupted",
-    "Prediction": "prediction:Prediction",
+    "Prediction": "prediction.prediction:Prediction",
     "Settings": "config:Settings",
     "build": "architectures:build",
-    "evaluate": "evaluation:evaluate",
-    "export_model": "exporting:export",
-    "load_images": "sources:load",
-    "load_model": "modelfile:load",
-    "predict": "prediction:predict",
-    "resume": "resumption:resume",
-    "resume_series": "repeats:resume_series",
-    "summarise": "summaries:summarise",
-    "train": "training:train",
-    "train_seeds": "repeats:train_seeds",
-    "train_sweep": "repeats:train_sweep",
-    "train_task": "repeats:train_task",
+    "evaluate": "evaluation.evaluation:evaluate",
+    "export_model": "models.exporting:export",
+    "load_images": "data.sources:load",
+    "load_model": "models.modelfile:load",
+    "predict": "prediction.prediction:predict",
+    "resume": "training.resumption:resume",
+    "resume_series": "training.repeats:resume_series",
+    "summarise": "models.summaries:summarise",
+    "train": "training.training:train",
+    "train_seeds": "training.repeats:train_seeds",
+    "train_sweep": "training.repeats:train_sweep",
+    "train_task": "training.repeats:train_task",
 }
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605 - one list, not two
 

@@ -9,7 +9,7 @@ import sys
 def main() -> None:
     """Run the command line and exit."""
     try:
-        from cifarcnn.cli import main as run
+        from cifarcnn.cli.main import main as run
     except KeyboardInterrupt:
         sys.stderr.write("error: stopped by Ctrl-C\n")
         sys.exit(130)

@@ -3,8 +3,8 @@
 Every network takes raw pixels (0-255) of shape (n, 32, 32, 3), carries its own normalisation as a stock
 ``Rescaling`` layer and ends in a softmax over the ten classes. Only stock Keras layers are used, so what is
 saved opens without this package; each has a name, so that equal networks are saved as equal files. How a
-network is made fast for training is the business of ``cifarcnn.twin``; the settings it is trained with stand
-in ``cifarcnn.recipes``; weights that depend on the training images are worked out in ``cifarcnn.whitening``.
+network is made fast for training is the business of ``training.twin``; the settings it is trained with stand
+in ``cifarcnn.recipes``; weights that depend on the training images are worked out in ``training.whitening``.
 
 To add a network, write a builder that takes a ``Variant`` and returns a ``keras.Model``, and add its row;
 nothing else enumerates the networks. README.md shows a whole example.
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cifarcnn.cifar10 import CHANNEL_MEAN, CHANNEL_STD, CLASSES, IMAGE_SHAPE
+from cifarcnn.data.cifar10 import CHANNEL_MEAN, CHANNEL_STD, CLASSES, IMAGE_SHAPE
 from cifarcnn.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Architecture:
         summary: its layers in one line.
         published: the result its author published, and how the training went; empty for our own networks.
         whitened: its first convolution is computed from the training images, and its filters begin as
-            identities; see ``cifarcnn.whitening``.
+            identities; see ``training.whitening``.
         any_side: it pools over the whole image at its end, and so can be trained on smaller ones.
     """
 

@@ -27,7 +27,7 @@ RUNS = "runs"
 """Where run directories are made, and looked for, unless the user names another place."""
 
 MANY = ("grid", "run")
-"""The tables of a settings file that make it a file of many runs; see ``cifarcnn.sweep``."""
+"""The tables of a settings file that make it a file of many runs; see ``runs.sweep``."""
 
 
 def _setting(

@@ -1,0 +1,72 @@
+"""``cifarcnn export``: write a trained network for LiteRT, ONNX Runtime or TensorFlow."""
+
+from pathlib import Path
+
+import click
+
+from cifarcnn.cli import console
+from cifarcnn.cli.commands.options import data_option, json_option
+from cifarcnn.models.exportformats import FORMATS
+from cifarcnn.wording import percent
+
+
+@click.command(epilog="Example: cifarcnn export runs/20261121-033456-vgg2-fast-seed0 --format litert --half")
+@click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(list(FORMATS)),
+    required=True,
+    help="For LiteRT (a .tflite file), ONNX Runtime (.onnx), or TensorFlow (a SavedModel directory).",
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Where to. Default: the name of MODEL with the format's ending, in the working directory.",
+)
+@click.option("--half", is_flag=True, help="Store the kernels in float16: half the size (litert only).")
+@click.option("--force", is_flag=True, help="Replace what is there.")
+@data_option
+@json_option
+def export(
+    *,
+    model: Path,
+    form: str,
+    output: Path | None,
+    half: bool,
+    force: bool,
+    path: Path | None,
+    as_json: bool,
+) -> None:
+    """Write MODEL for another runtime.
+
+    MODEL is a .keras file or a run directory, which stands for its best model; 'boxed', the model that comes
+    with the program, is a LiteRT file already. The result is asked about 500 training images; unless each of
+    its probabilities is within 0.0001 of Keras's, nothing is written. It takes raw pixels, 0 to 255, of any
+    number of images, as the network does, and `cifarcnn evaluate` and `predict` take it as a model.
+    """
+    from cifarcnn.models import exporting
+
+    with console.Display() as on_event:
+        result = exporting.export(
+            model, form, output=output, half=half, data=path, force=force, on_event=on_event
+        )
+    if as_json:
+        console.emit_json(result.as_document())
+        return
+    name = console.printable(str(result.path))
+    runtime = FORMATS[form].runtime
+    click.echo(f"wrote {name}: {result.size:,} bytes for {runtime}, weights in {result.weights}")
+    rounded = " with its weights rounded likewise" if result.changed is not None else ""
+    click.echo(
+        f"largest difference of a probability to MODEL{rounded}, {result.images:,} images: "
+        f"{result.difference:.1e}"
+    )
+    if result.changed is not None:
+        click.echo(
+            f"rounding changes probabilities by up to {result.rounding_difference:.1e} and "
+            f"{percent(result.changed, 1)} of the answers"
+        )
+    click.echo(f"next:  cifarcnn evaluate {name}")

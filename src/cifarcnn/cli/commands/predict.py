@@ -1,0 +1,159 @@
+"""``cifarcnn predict``: what pictures show, for people or as JSON, JSON lines or CSV."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cifarcnn.cli import console
+from cifarcnn.cli.commands import answers as shown
+from cifarcnn.cli.commands.options import complete_file, form_options
+from cifarcnn.data.images import DEFAULT_RESIZE, RESIZES, Resize
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cifarcnn.prediction.prediction import Answer
+    from cifarcnn.prediction.sheet import Sheet
+
+MOST_THUMBNAILS = 24
+"""A table of more pictures than this is wanted short."""
+
+
+@click.command(epilog="Example: cifarcnn predict cat.png 'photos/*.jpg' --output sheet.png")
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, shell_complete=complete_file)
+@click.option(
+    "--model",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="A model file or a run directory. Default: $CIFARCNN_MODEL, else the model that comes with the "
+    "program.",
+)
+@click.option(
+    "--top-k",
+    metavar="N",
+    type=click.IntRange(1, 10),
+    default=3,
+    show_default=True,
+    help="How many classes to name for each image.",
+)
+@click.option(
+    "--resize",
+    type=click.Choice(RESIZES),
+    default=DEFAULT_RESIZE,
+    show_default=True,
+    help="How an image becomes 32x32; crop: its middle square; fit: all, on neutral ground; squash: all, out "
+    "of proportion.",
+)
+@click.option("--recursive", is_flag=True, help="Take the images in and below directories.")
+@click.option(
+    "--threshold",
+    metavar="F",
+    type=click.FloatRange(0, 1),
+    help="Mark answers of a lower probability as unsure. Default: mark none.",
+)
+@click.option(
+    "--output",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw a contact sheet of all images with their classes: a .png, .jpg or .webp file for every 40 "
+    "images (FILE, FILE-2, ...), or one .pdf; it shows 1,000 images and says how many are left out. "
+    "Replaces existing files.",
+)
+@click.option(
+    "--explain",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Draw into DIR what mattered in each image, as NAME-explained.png: the image beside a heat map of "
+    "where covering it makes the class less probable. Replaces existing files.",
+)
+@click.option("--no-thumbnails", is_flag=True, help="Draw no small images on a terminal that shows colours.")
+@form_options("json", "jsonl", "csv")
+@click.pass_context
+def predict(
+    context: click.Context,
+    *,
+    images: tuple[str, ...],
+    model: Path | None,
+    top_k: int,
+    resize: Resize,
+    recursive: bool,
+    threshold: float | None,
+    output: Path | None,
+    explain: Path | None,
+    no_thumbnails: bool,
+    form: str | None,
+) -> None:
+    """Say what pictures show.
+
+    IMAGE is a file, a directory (with --recursive), a pattern like 'photos/*.jpg', or - for standard input.
+    Transparent images are laid over white; of an animation the first frame counts. An image that cannot be
+    read does not stop the others, and makes the exit code 1.
+
+    Where the model knows its limit, an image is marked as probably showing none of the ten classes if its
+    probabilities are spread wider (by their entropy, 0 to 1) than those of 95 % of the validation images.
+    The mark misses many such images: its absence proves nothing.
+    """
+    from cifarcnn.prediction import prediction
+
+    if threshold is not None and math.isnan(threshold):
+        raise click.BadParameter("expected a number from 0 to 1, but it is nan", param_hint="--threshold")
+    if output:
+        from cifarcnn.prediction import sheet
+
+        sheet.check(output)
+    form = form or ("thumbnails" if not no_thumbnails and _shows_colours() else "table")
+    # Answers that appear on the terminal are progress enough.
+    seen = form != "json" and console.stdout.is_terminal
+    with console.Display(pictures=not seen) as on_event:
+        answers = prediction.predict(
+            images,
+            model=model,
+            top_k=top_k,
+            resize=resize,
+            recursive=recursive,
+            look=prediction.LOOK_TO_EXPLAIN if explain else prediction.LOOK_FOR_SHEET if output else None,
+            on_event=on_event,
+        )
+        if output:
+            sheet.check_apart(output, answers.paths)
+        stream: Iterator[Answer] = iter(answers)
+        if explain:
+            from cifarcnn.prediction import explanation
+
+            stream = explanation.drawn(stream, answers.model, explain, resize)
+        if output:
+            title = console.printable(answers.model.name)
+            pages = sheet.Sheet(output, title, len(answers.paths), top_k, threshold)
+            stream = pages.drawn(stream)
+        if form == "thumbnails" and len(answers.paths) > MOST_THUMBNAILS:
+            form = "table"
+        failed = shown.WAYS[form](dataclasses.replace(answers, stream=stream), threshold)
+    if output:
+        _tell_pages(pages)
+    if failed:
+        if form in ("table", "thumbnails"):
+            console.note(f"{failed:,} of {len(answers.paths):,} images could not be read")
+        context.exit(1)
+
+
+def _tell_pages(pages: "Sheet") -> None:
+    """Say which files were written, and what is missing in them."""
+    first, last = (console.printable(str(pages.written[place])) for place in (0, -1))
+    console.note(f"wrote {first}" if first == last else f"wrote {first} to {last}")
+    if pages.left_out:
+        console.note(f"the sheet shows the first {pages.shown:,} images; {pages.left_out:,} are left out")
+
+
+def _shows_colours() -> bool:
+    """Whether stdout is a terminal wide enough that shows many colours and half blocks."""
+    terminal = console.stdout
+    return (
+        terminal.is_terminal
+        and not terminal.no_color
+        and terminal.color_system in ("truecolor", "256")
+        and terminal.encoding.startswith("utf")
+        and terminal.width >= 60
+    )

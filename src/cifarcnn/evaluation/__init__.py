@@ -1,0 +1,1 @@
+"""Measuring models on labelled images, and comparing them. Read ``evaluation`` first."""

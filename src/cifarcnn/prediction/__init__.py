@@ -1,0 +1,1 @@
+"""What pictures show: pictures in, ranked classes out. Read ``prediction`` first."""

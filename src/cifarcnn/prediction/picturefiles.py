@@ -1,0 +1,74 @@
+"""Finding the pictures that paths, directories and patterns stand for."""
+
+import glob
+import os
+import re
+from dataclasses import dataclass
+
+from cifarcnn.data import images
+from cifarcnn.errors import reason
+
+STANDARD_INPUT = "-"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A picture that got no answer, and the reason in one line."""
+
+    path: str
+    error: str
+
+
+def expand(path: str, recursive: bool) -> list[str | Failure]:
+    """Find the pictures that a path stands for; a path that stands for none is a failure.
+
+    Args:
+        path: a file, a directory, a pattern such as ``photos/*.jpg``, or ``-``.
+        recursive: take the pictures in and below directories.
+
+    Returns:
+        Files in natural order, and failures where there are none.
+    """
+    if "\0" in path or not path:
+        return [Failure(path, "not a valid file name")]
+    if os.path.isdir(path):
+        if not recursive:
+            return [Failure(path, "is a directory; add --recursive for the pictures in it")]
+        return _pictures_below(path) or [Failure(path, "no picture in this directory")]
+    if path == STANDARD_INPUT or os.path.lexists(path) or not glob.has_magic(path):
+        return [path]
+    # A name found by a pattern is a name, even where it looks like another pattern.
+    return [
+        source
+        for name in sorted(glob.glob(path, recursive=True), key=_natural)
+        for source in (expand(name, recursive) if os.path.isdir(name) else [name])
+    ] or [Failure(path, "no file matches this pattern")]
+
+
+def _pictures_below(directory: str) -> list[str | Failure]:
+    """Walk a directory in natural order, hidden entries left out.
+
+    Linked directories are not entered, so the walk ends.
+    """
+    found: list[str | Failure] = []
+
+    def unreadable(problem: OSError) -> None:
+        found.append(Failure(str(problem.filename), reason(problem).lower()))
+
+    for parent, directories, names in os.walk(directory, onerror=unreadable):
+        directories[:] = sorted((name for name in directories if not name.startswith(".")), key=_natural)
+        found.extend(
+            os.path.join(parent, name)
+            for name in sorted(names, key=_natural)
+            if os.path.splitext(name)[1].lower() in images.SUFFIXES and not name.startswith(".")
+        )
+    return found
+
+
+def _natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort ``img2`` before ``img10``: runs of digits compare by value, all else by letters."""
+    parts = [
+        (0, len(digits := part.lstrip("0")), digits) if part.isdecimal() else (1, 0, part)
+        for part in re.split(r"(\d+)", name)
+    ]
+    return parts, name

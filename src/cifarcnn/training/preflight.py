@@ -1,0 +1,81 @@
+"""What can be refused before a training begins because it does not suit the images or the hardware."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from cifarcnn.config import Settings
+from cifarcnn.data import sources
+from cifarcnn.data.cifar10 import Images
+from cifarcnn.errors import UsageError
+from cifarcnn.events import OnEvent
+from cifarcnn.machine import devices
+from cifarcnn.training import pipeline
+
+
+def divide(images: Images, settings: Settings) -> tuple[Images, Images | None]:
+    """Divide the images as ``pipeline.divide``, and refuse batches that they do not fill.
+
+    Raises:
+        UsageError: there are too few images.
+    """
+    train, validation = pipeline.divide(images, settings)
+    if settings.batch_size > len(train):
+        raise UsageError(
+            f"batch_size is {settings.batch_size}, but there are {len(train)} training images;"
+            " expected at most as many"
+        )
+    return train, validation
+
+
+def check_shares(settings: Settings, count: int) -> None:
+    """Refuse batches that do not fall into equal shares.
+
+    Raises:
+        UsageError: the number of devices does not divide ``batch_size``, or ``micro_batch``.
+    """
+    name = "micro_batch" if settings.parts > 1 else "batch_size"
+    images = getattr(settings, name)
+    if rest := images % count:
+        below, above = images - rest, images - rest + count
+        raise UsageError(
+            f"{name} is {images}, which {count} devices cannot share equally; expected"
+            f" e.g. {' or '.join(str(size) for size in (below, above) if size)}"
+        )
+
+
+def check(runs: Mapping[str, Settings], data: str | Path | None, on_event: OnEvent) -> None:
+    """Refuse what one of several runs would be refused for, before the first of them is trained.
+
+    Args:
+        runs: the settings of each run, by its name.
+        data: where the data set is.
+        on_event: told of a download.
+
+    Raises:
+        UsageError: there are too few images for a run, or its device or arithmetic cannot be had.
+        DataError: the data set cannot be had.
+    """
+    from cifarcnn.machine import backend
+
+    images = sources.load("train", data, on_event)
+    # Dividing copies images; that there are enough can be told from the labels alone.
+    labels = dataclasses.replace(images, images=images.images[:, :0])
+    hardware = backend.hardware()
+    if len(counts := {wanted.devices or 1 for wanted in runs.values()}) > 1:
+        raise UsageError(
+            f"devices is {' and '.join(map(str, sorted(counts)))} in runs of one process, which can divide"
+            " itself once; expected the same for all, or a process for each with --task"
+        )
+    seen = set()
+    for name, wanted in runs.items():
+        computing = (wanted.device, wanted.precision, wanted.devices)
+        limits = (wanted.val_size, wanted.train_size, wanted.batch_size, wanted.micro_batch, *computing)
+        if limits not in seen:
+            seen.add(limits)
+            try:
+                divide(labels, wanted)
+                devices.choose(hardware, *computing)
+                check_shares(wanted, wanted.devices or 1)
+            except UsageError as problem:
+                raise UsageError(f"{name}: {problem}") from None

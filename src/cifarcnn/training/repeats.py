@@ -1,0 +1,312 @@
+"""Several runs in one directory: the same training with several seeds, or all that a settings file spans.
+
+Each is a run of its own, in a directory with ``sweep.json``, which says what is to be trained (see
+``runs.sweep``). Runs that are finished are taken as they are, so a series goes on where it was stopped,
+as a run does. The directory of a settings file has that file's name, so that processes which train one of
+its runs each find each other.
+"""
+
+import dataclasses
+import logging
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cifarcnn import config
+from cifarcnn.errors import Interrupted, RunError, UsageError
+from cifarcnn.events import Note, OnEvent, ignore
+from cifarcnn.machine import locks
+from cifarcnn.runs import run, sweep
+from cifarcnn.runs.run import RunDirectory
+from cifarcnn.runs.sweep import Plan, Task
+from cifarcnn.training import preflight, resumption, training
+from cifarcnn.training.training import TrainingResult
+from cifarcnn.wording import count
+
+MEASURED = ("val_accuracy", "val_loss", "images_per_second")
+"""The fields of a training's result of which mean and standard deviation are reported."""
+
+
+@dataclass(frozen=True)
+class GroupFigures:
+    """What the finished runs of a group came to, which differ in nothing but the seed.
+
+    Attributes:
+        settings: those in which the groups of a series differ.
+        n: how many runs were finished.
+        mean, std: over them, for each name in ``MEASURED``; std is the sample standard deviation, None
+            for a single run, and both are None without validation images.
+    """
+
+    settings: dict[str, config.Value]
+    n: int
+    mean: dict[str, float | None]
+    std: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class SeriesResult:
+    """How several trainings ended.
+
+    Attributes:
+        directory: holds one directory for each run.
+        runs: the finished ones, in their order.
+        groups: what they come to over the seeds.
+        failures: the reasons why others failed, by the names of their directories.
+    """
+
+    directory: Path
+    runs: tuple[TrainingResult, ...]
+    groups: tuple[GroupFigures, ...]
+    failures: dict[str, str]
+
+    def as_document(self) -> dict[str, Any]:
+        """Return it as JSON can hold it; ``mean`` and ``std`` where the runs differ in the seed alone."""
+        whole = self.groups[0] if len(self.groups) == 1 else None
+        return {
+            "schema": 1,
+            "directory": str(self.directory),
+            "runs": [result.as_document() for result in self.runs],
+            "mean": whole and whole.mean,
+            "std": whole and whole.std,
+            "groups": [dataclasses.asdict(group) for group in self.groups],
+            "failures": self.failures,
+        }
+
+
+def train_seeds(
+    seeds: Sequence[int],
+    *,
+    out: str | Path = config.RUNS,
+    data: str | Path | None = None,
+    settings_file: str | Path | None = None,
+    on_event: OnEvent = ignore,
+    **settings: config.Value,
+) -> SeriesResult:
+    """Train once for each seed, one after the other.
+
+    Args:
+        seeds: different from each other.
+        out: where the directory of the series is made.
+        data, settings_file, on_event, **settings: as for ``cifarcnn.train``; ``seed`` is not among them.
+
+    Raises:
+        UsageError: a seed or a setting is wrong.
+        CifarCNNError: as for ``cifarcnn.train``, but that a run which fails does not stop the others.
+    """
+    plan = sweep.repeat(config.merged(settings_file, settings), seeds, data)
+    # Nothing is made for what will be refused.
+    _check(plan, plan.tasks, on_event)
+    first = plan.tasks[0].settings
+    directory = run.make_directory(Path(out), f"{first.arch}-{first.recipe}-{len(seeds)}seeds")
+    plan.save(directory)
+    return _train_all(directory, plan, on_event)
+
+
+def train_sweep(
+    settings_file: str | Path,
+    *,
+    seeds: Sequence[int] = (),
+    out: str | Path = config.RUNS,
+    data: str | Path | None = None,
+    on_event: OnEvent = ignore,
+    **settings: config.Value,
+) -> SeriesResult:
+    """Train all that a file with a ``[grid]`` or ``[[run]]`` spans, one run after the other.
+
+    Args:
+        settings_file: a TOML file; see ``runs.sweep``.
+        seeds: train each combination with each of these.
+        out: where the directory of the runs is, or is made; it has the file's name, without ``.toml``.
+        data, on_event, **settings: as for ``cifarcnn.train``.
+
+    Raises:
+        UsageError: the file, a seed or a setting is wrong, or the directory holds other runs.
+        CifarCNNError: as for ``cifarcnn.train``, but that a run which fails does not stop the others.
+    """
+    plan = sweep.read(settings_file, settings, seeds, data)
+    directory = sweep_directory(settings_file, out)
+    taken = _take_up(directory, plan)
+    _check(taken, _missing(directory, taken), on_event)
+    return _train_all(directory, taken, on_event, moved=plan.data)
+
+
+def train_task(
+    settings_file: str | Path,
+    number: int,
+    *,
+    seeds: Sequence[int] = (),
+    out: str | Path = config.RUNS,
+    data: str | Path | None = None,
+    on_event: OnEvent = ignore,
+    **settings: config.Value,
+) -> TrainingResult:
+    """Train one of the runs that ``train_sweep`` would, or go on with it; take it as it is if it is finished.
+
+    Other processes may train other runs of the same file at the same time.
+
+    Args:
+        settings_file, seeds, out, data, on_event, **settings: as for ``train_sweep``.
+        number: which one, counted from 1.
+
+    Raises:
+        UsageError: as for ``train_sweep``, or there is no such run.
+        RunError: the training failed, or another process is at this run.
+        CifarCNNError: as for ``cifarcnn.train``.
+    """
+    plan = sweep.read(settings_file, settings, seeds, data)
+    if not 1 <= number <= len(plan.tasks):
+        raise UsageError(
+            f"there is no task {number}: {str(settings_file)!r} spans {count(len(plan.tasks), 'run')};"
+            f" expected a number from 1 to {len(plan.tasks)}"
+        )
+    directory, task = sweep_directory(settings_file, out), plan.tasks[number - 1]
+    found = _take_up(directory, plan)
+    on_event(Note(f"{task.name}: task {number} of {len(plan.tasks)} in {directory}"))
+    return _train_one(directory / task.name, task, found.data, on_event, moved=plan.data)
+
+
+def sweep_directory(settings_file: str | Path, out: str | Path) -> Path:
+    """Return where the runs of a settings file are."""
+    stem = re.sub(r"[^A-Za-z0-9._+-]", "_", Path(settings_file).stem).lstrip(".-")
+    return Path(out) / (stem or "sweep")
+
+
+def is_series(directory: str | Path) -> bool:
+    """Return whether this is a directory of several runs with a plan."""
+    return Path(directory, sweep.FILE).is_file()
+
+
+def resume_series(directory: str | Path, *, on_event: OnEvent = ignore) -> SeriesResult:
+    """Train what is missing of a series.
+
+    Args:
+        directory: what ``train_seeds``, ``train_sweep`` or ``train_task`` has made.
+        on_event: told what happens.
+
+    Raises:
+        RunError: the series cannot be read.
+        CifarCNNError: as for ``cifarcnn.train``, but that a run which fails does not stop the others.
+    """
+    directory = Path(directory)
+    plan = sweep.load(directory)
+    _check(plan, _missing(directory, plan), on_event)
+    return _train_all(directory, plan, on_event)
+
+
+def _take_up(directory: Path, plan: Plan) -> Plan:
+    """Make the directory of the runs, or find the same plan in it, whatever other processes do meanwhile.
+
+    Returns:
+        the plan, with the place of the data that was planned with, if none is given now.
+
+    Raises:
+        UsageError: it holds other runs, or something else.
+        RunError: it cannot be made or written to.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise RunError(
+            f"cannot make {str(directory)!r}: {problem.strerror}; choose another place with --out"
+        ) from problem
+    mend = "choose another --out, or another name for the file"
+    with run.saving(directory), locks.alone(directory / ".sweep.lock"):
+        there = {name for name in os.listdir(directory) if not name.startswith(".")}
+        if there == {sweep.FILE} or not there:
+            plan.save(directory)  # also over a plan of which nothing was begun
+            return plan
+        if sweep.FILE not in there:
+            raise UsageError(f"{str(directory)!r} exists and holds no {sweep.FILE}; {mend}")
+        found = sweep.load(directory)
+    difference = _difference(found, plan)
+    if difference:
+        raise UsageError(f"{str(directory)!r} holds other runs: {difference}; {mend}")
+    return dataclasses.replace(plan, data=plan.data or found.data)
+
+
+def _difference(there: Plan, now: Plan) -> str:
+    """Say in what two plans differ; nothing if they do not."""
+    if len(there.tasks) != len(now.tasks):
+        return f"{len(there.tasks)} were planned there, {len(now.tasks)} now"
+    for number, (old, new) in enumerate(zip(there.tasks, now.tasks, strict=True), 1):
+        for name in config.FIELDS:
+            before, after = getattr(old.settings, name), getattr(new.settings, name)
+            if before != after:
+                return f"{name} of task {number} is {before!r} there, {after!r} now"
+        if old.name != new.name:
+            return f"task {number} is named {old.name!r} there, {new.name!r} now"
+    return ""
+
+
+def _check(plan: Plan, new: Sequence[Task], on_event: OnEvent) -> None:
+    """Refuse, before the first of several new runs is trained, what one of them would be refused for."""
+    if len(new) > 1:
+        preflight.check({task.name: task.settings for task in new}, plan.data, on_event)
+
+
+def _missing(directory: Path, plan: Plan) -> list[Task]:
+    """Return the runs of a plan that are not begun."""
+    return [task for task in plan.tasks if not RunDirectory(directory / task.name).resumable()]
+
+
+def _train_all(directory: Path, plan: Plan, on_event: OnEvent, moved: str | None = None) -> SeriesResult:
+    """Train what is missing of a plan, one run after the other."""
+    # TensorFlow takes the networks of several runs for one that is compiled over and over, and warns.
+    logging.getLogger("tensorflow").addFilter(_is_no_retracing)
+    results: dict[int, TrainingResult] = {}
+    failures: dict[str, str] = {}
+    for place, task in enumerate(plan.tasks):
+        on_event(Note(f"{task.name}: run {place + 1} of {len(plan.tasks)} in {directory}"))
+        try:
+            results[place] = _train_one(directory / task.name, task, plan.data, on_event, moved)
+        except Interrupted as stop:
+            raise Interrupted(
+                f"stopped in {task.name}, saved; {len(results)} of {len(plan.tasks)} runs are finished;"
+                f" go on with: {run.resume_command(directory)}",
+                stop.exit_code,
+            ) from stop
+        except RunError as problem:
+            # A rate at which the loss diverges must not keep the others from being tried.
+            failures[task.name] = str(problem)
+            on_event(Note(f"failed: {task.name}: {problem}"))
+    groups = sweep.group([vars(task.settings) for task in plan.tasks])
+    return SeriesResult(
+        directory,
+        tuple(results.values()),
+        tuple(
+            _group(settings, [results[place] for place in places if place in results])
+            for settings, places in groups
+        ),
+        failures,
+    )
+
+
+def _is_no_retracing(record: logging.LogRecord) -> bool:
+    return "retracing" not in str(record.msg)
+
+
+def _group(settings: dict[str, config.Value], results: Sequence[TrainingResult]) -> GroupFigures:
+    """Sum up the finished runs of a group."""
+    spreads = {name: sweep.spread([getattr(result, name) for result in results]) for name in MEASURED}
+    means, deviations = ({name: pair[part] for name, pair in spreads.items()} for part in (0, 1))
+    return GroupFigures(settings, len(results), means, deviations)
+
+
+def _train_one(
+    path: Path, task: Task, data: str | None, on_event: OnEvent, moved: str | None = None
+) -> TrainingResult:
+    """Train, resume or take as finished one run. ``moved`` is where its data are now, if the user said so."""
+    directory = RunDirectory(path)
+    if directory.resumable():
+        return resumption.resume(path, data=moved, alone=True, on_event=on_event)
+
+    def make_directory() -> RunDirectory:
+        with run.saving(path.parent):
+            path.mkdir(exist_ok=True)  # one that a kill left before its first checkpoint is taken up
+        return directory
+
+    return training.start(task.settings, make_directory, data, on_event)

@@ -1,0 +1,212 @@
+"""Several devices that train in step, in one machine or in several, by TensorFlow's own ``tf.distribute``.
+
+Each device holds a replica of the weights and all training images, and computes its share of every batch; the
+gradients are added up, so all replicas stay equal. ``fit`` stands in for Keras's, which under several workers
+fails in Keras 3.15 (github.com/keras-team/keras issue 20585) and shuffles shares about. Which machines they
+are is the business of ``cluster``.
+"""
+
+import hashlib
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from cifarcnn.data.cifar10 import Images
+from cifarcnn.errors import RunError
+from cifarcnn.training import microbatches
+from cifarcnn.training.cluster import Cluster
+from cifarcnn.training.twin import Twin, gather, stored
+from cifarcnn.training.watcher import Watcher
+
+SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM))
+
+
+class Replicas:
+    """The devices that train in step. Make one with ``joining.join``.
+
+    Attributes:
+        count: how many devices there are, those of other workers included.
+        chief: whether this process is the one that writes.
+    """
+
+    def __init__(
+        self, strategy: tf.distribute.Strategy, cluster: Cluster | None, steps_per_call: int
+    ) -> None:
+        self.strategy, self.cluster, self.steps_per_call = strategy, cluster, steps_per_call
+        self.count: int = strategy.num_replicas_in_sync
+        self.chief = cluster is None or cluster.chief
+        self.devices: tuple[str, ...] = strategy.extended.worker_devices
+        self.first = len(self.devices) * (cluster.index if cluster else 0)
+
+    def hold(self, images: Images, margin: int) -> None:
+        """Put the training images on every device of this process, with a border of ``margin`` pixels."""
+        pixels = stored(images.images, margin)
+        if "GPU" in self.devices[0]:
+            # TensorFlow gathers no bytes on a GPU without compiling; float16 holds 0-255 exactly.
+            pixels = pixels.astype(np.float16)
+        self.size, self.margin = images.images.shape[1], margin
+        self.store = self._on_each(lambda _replica: pixels)
+
+    def fit(
+        self,
+        twin: Twin,
+        picks: npt.NDArray[np.int32],
+        targets: npt.NDArray[np.float32],
+        batch_size: int,
+        watcher: Watcher,
+    ) -> None:
+        """Train in order, batch by batch, until the picks or the watcher end it.
+
+        Args:
+            twin: made with ``crops_given`` and compiled for one device, in ``strategy.scope()``.
+            picks: int32, (batches * batch_size, 4) or (batches * batch_size, 6).
+            targets: float32, (batches * batch_size, 10).
+            batch_size: images of a step, of all devices together.
+            watcher: told of every call; it decides with those of the other workers.
+        """
+        twin.reset_metrics()
+        watcher.set_model(twin)
+        twin.stop_training = False
+        if twin.train_function is None:
+            twin.train_function = self._make_calls(twin)
+        share = batch_size // self.count
+        batches = len(picks) // batch_size
+        # (batch, replica, part, image, ...)
+        divided = [
+            array.reshape(batches, twin.parts, self.count, share // twin.parts, -1).swapaxes(1, 2)
+            for array in (picks.astype(np.int64), targets)
+        ]
+        done = 0
+        while done < batches and not twin.stop_training:
+            steps = min(self.steps_per_call, batches - done)
+            mine = [self._shares(array[done : done + steps]) for array in divided]
+            wishes = self._on_each(lambda _replica: watcher.wishes().astype(np.float32))
+            totals = np.asarray(twin.train_function(self.store, *mine, wishes))
+            images = steps * batch_size
+            loss, correct = float(totals[0]) * batch_size, float(totals[1])
+            for variable, amount in zip(twin.metrics_variables, (loss, images, correct, images), strict=True):
+                variable.assign_add(amount)
+            done += steps
+            watcher.grant(totals[2:] > 0)
+            watcher.on_train_batch_end(done - 1, twin.get_metrics_result())
+
+    def _make_calls(self, twin: Twin) -> Callable[..., Any]:
+        """Return the function that makes some steps on all devices and returns their sums."""
+
+        def steps(store: Any, picks: Any, targets: Any, wishes: Any) -> Any:
+            totals = tf.zeros(2)
+            for number in range(picks.shape[0]):
+                crops = [
+                    tf.cast(gather(store, part, self.size, self.margin), tf.uint8)
+                    for part in tf.unstack(picks[number])
+                ]
+                totals += self._step(twin, crops, tf.unstack(targets[number]))
+            return tf.concat([totals, wishes], 0)
+
+        @tf.function(reduce_retracing=False)  # type: ignore[untyped-decorator]
+        def call(store: Any, picks: Any, targets: Any, wishes: Any) -> Any:
+            each = self.strategy.run(steps, args=(store, picks, targets, wishes))
+            return self.strategy.reduce(tf.distribute.ReduceOp.SUM, each, axis=None)
+
+        return call  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _step(twin: Twin, crops: list[Any], targets: list[Any]) -> Any:
+        """Make one step on this device's share; return its part of the loss, and how many it had right."""
+        variables = twin.trainable_variables
+        # A loop in TensorFlow would forbid the devices to exchange batch norm's statistics.
+        parts = [microbatches.gradients(twin, *part, len(crops)) for part in zip(crops, targets, strict=True)]
+        by_variable = zip(*(found for found, *_ in parts), strict=True)
+        gradients = [tf.add_n(shares) for shares in by_variable]
+        if isinstance(twin.optimizer, keras.optimizers.LossScaleOptimizer):
+            gradients = _finite_everywhere(gradients)
+        twin.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        # Keras divides by the number of replicas: the shares' losses add up to the mean over the batch.
+        loss = tf.add_n([loss for _, loss, _ in parts])
+        answers = tf.concat([logits for *_, logits in parts], 0)
+        right = tf.equal(tf.argmax(answers, 1), tf.argmax(tf.concat(targets, 0), 1))
+        return tf.stack([tf.cast(loss, tf.float32), tf.reduce_sum(tf.cast(right, tf.float32))])
+
+    def broadcast(self, content: bytes) -> bytes:
+        """Return the chief's content on every worker. What the others give does not matter."""
+        if self.cluster is None:
+            return content
+        size = int(self._from_chief(np.array([len(content)], np.int64))[0])
+        # Eight bytes a number: adding the others' zeros leaves it as it is.
+        numbers = np.zeros((size + 7) // 8, np.int64)
+        if self.chief:
+            numbers[:] = np.frombuffer(content.ljust(8 * len(numbers), b"\0"), np.int64)
+        return self._from_chief(numbers).tobytes()[:size]
+
+    def agree(self, received: int | None) -> int | None:
+        """Return the signal that this or another worker received."""
+        if self.cluster is None:
+            return received
+        counts = self._sum(np.array([received == number for number in SIGNALS], np.int64))
+        return next((number for number, count in zip(SIGNALS, counts, strict=True) if count), None)
+
+    def check_equal(self, twin: Twin) -> None:
+        """Compare the weights of all replicas, bit by bit.
+
+        Raises:
+            RunError: they differ.
+        """
+        digests = np.zeros((self.count, 4), np.int64)
+        for number in range(len(self.devices)):
+            digest = hashlib.sha256()
+            for variable in twin.variables:
+                digest.update(
+                    self.strategy.experimental_local_results(variable.value)[number].numpy().tobytes()
+                )
+            digests[self.first + number] = np.frombuffer(digest.digest(), np.int64)
+        everyone = self._sum(digests)
+        if (everyone != everyone[0]).any():
+            raise RunError(
+                "the devices' weights are no longer equal, so this training cannot go on; go back to the last"
+                " checkpoint with --resume, and if it happens again, train with --devices 1"
+            )
+
+    def _from_chief(self, array: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return self._sum(array if self.chief else np.zeros_like(array))
+
+    def _sum(self, array: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Add up one array of each worker."""
+        nothing = np.zeros_like(array)
+        values = self._on_each(lambda replica: array if replica == self.first else nothing)
+        total: npt.NDArray[np.int64] = self._add(values).numpy()
+        return total
+
+    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+    def _add(self, values: Any) -> Any:
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
+
+    def _shares(self, arrays: npt.NDArray[Any]) -> Any:
+        """Give each device of this process its part of arrays (batches, replicas, ...)."""
+        return self._on_each(lambda replica: arrays[:, replica])
+
+    def _on_each(self, value: Callable[[int], Any]) -> Any:
+        """Put a value on each device of this process, made from the replica's number."""
+
+        def place(replica: Any) -> Any:
+            number = replica.replica_id_in_sync_group
+            with tf.device(self.devices[number - self.first]):
+                return tf.identity(value(number))
+
+        return self.strategy.experimental_distribute_values_from_function(place)
+
+
+def _finite_everywhere(gradients: list[Any]) -> list[Any]:
+    """Make the gradients of all devices NaN if those of one are not finite.
+
+    Keras's loss scaling looks at one device before the gradients are added up, and skips the step or not.
+    """
+    replica = tf.distribute.get_replica_context()
+    broken = tf.add_n([tf.reduce_sum(tf.cast(~tf.math.is_finite(part), tf.float32)) for part in gradients])
+    broken = replica.all_reduce(tf.distribute.ReduceOp.SUM, broken)
+    spoiling = tf.where(broken > 0, float("nan"), 0.0)
+    return [part + tf.cast(spoiling, part.dtype) for part in gradients]

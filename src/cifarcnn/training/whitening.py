@@ -1,0 +1,70 @@
+"""Initial weights that are worked out rather than drawn, for the ``whitened`` networks.
+
+The first convolution decorrelates the colours of neighbouring pixels; every other filter passes its input on
+as far as there are as many outputs as inputs. Both are those of airbench94 (Keller Jordan, 2024,
+https://arxiv.org/abs/2404.00498), the first after Tysam Balsam's hlb-CIFAR10.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import keras
+
+    from cifarcnn.data.cifar10 import Bytes
+
+IMAGES = 5000
+"""Their 4.8 million patches are many more than the 78 numbers of a covariance need."""
+
+EPSILON = 5e-4
+"""Added to the variances: the least are about as small, and are noise that need not be amplified."""
+
+
+def initialise(network: "keras.Model", images: "Bytes", seed: int) -> None:
+    """Give a ``whitened`` network its initial weights.
+
+    Args:
+        network: it has layers "normalize" and "whiten", block convolutions and "probabilities".
+        images: the training images, uint8 (n, side, side, 3); the first 5,000 are used.
+        seed: fixes what is drawn.
+    """
+    random = np.random.default_rng([seed, 5])
+    standardised = np.asarray(network.get_layer("normalize")(images[:IMAGES].astype(np.float32)))
+    network.get_layer("whiten").set_weights([whitening_kernel(standardised)])
+    for layer in network.layers:
+        if layer.name.startswith("block") and "conv" in layer.name:
+            layer.set_weights([passing_kernel(layer.kernel.shape, random)])
+    width = network.get_layer("probabilities").kernel.shape[0]
+    network.get_layer("probabilities").set_weights([random.normal(0, 1 / width, (width, 10))])
+
+
+def whitening_kernel(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the kernel whose outputs over these images are uncorrelated and of like variance.
+
+    Args:
+        images: float32 (n, side, side, 3), normalised.
+
+    Returns:
+        float32 (2, 2, 3, 24): the principal components of 2x2 patches, each divided by its standard
+        deviation, the largest first, and then their negatives: a ReLU that follows loses no sign.
+    """
+    patches = np.lib.stride_tricks.sliding_window_view(images, (2, 2), axis=(1, 2))
+    flat = patches.transpose(0, 1, 2, 4, 5, 3).reshape(-1, 12)
+    variances, components = np.linalg.eigh(flat.T @ flat / len(flat))
+    # A component's sign is arbitrary; the same images shall give the same kernel on any machine.
+    components = components * np.sign(components[np.abs(components).argmax(axis=0), np.arange(12)])
+    kernel = (components / np.sqrt(variances + EPSILON))[:, ::-1].reshape(2, 2, 3, 12)
+    return np.concatenate([kernel, -kernel], axis=-1).astype(np.float32)
+
+
+def passing_kernel(shape: tuple[int, int, int, int], random: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Draw a kernel (height, width, in, out) whose first ``in`` filters each pass one input channel on."""
+    height, width, inputs, outputs = shape
+    bound = (height * width * inputs) ** -0.5
+    kernel = random.uniform(-bound, bound, shape)
+    passed = np.arange(min(inputs, outputs))
+    kernel[..., passed] = 0
+    kernel[height // 2, width // 2, passed, passed] = 1
+    return kernel.astype(np.float32)
