@@ -1,8 +1,8 @@
 """Everything that is computed from class probabilities and true labels, in numpy alone.
 
 ``measure`` gives accuracy, loss, per-class figures and calibration as a ``Metrics``. Probabilities that mean
-what they say: ``fit_temperature`` and ``apply_temperature``. Comparing two models is left to ``comparison``,
-running a network and loading images to ``evaluation``.
+what they say: ``fit_temperature`` and ``apply_temperature``. Comparing two models is left to
+``evaluation.comparison``, running a network and loading images to ``evaluation.evaluation``.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Evaluation: run saved networks on test or validation images, gather their figures, compare them.
 
-The figures are computed in ``metrics`` and shown by ``presentation``; opening models is left to
-``modelfile``, finding images to ``sources``. Nothing else in this package reads the test images.
+The figures are computed in ``metrics`` and shown by ``figures.presentation``; opening models is left to
+``models.modelfile``, finding images to ``data.sources``. Only here are the test images asked about.
 """
 
 import time

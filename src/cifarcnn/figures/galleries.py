@@ -1,7 +1,7 @@
 """Pictures made of 32x32 images: worst mistakes, sample predictions, filters, augmented training samples.
 
 Every image is enlarged by a whole factor with its pixels repeated, and placed on whole pixels, so that
-what stands in the file is the data-set image itself, without blur. Charts stand in ``figures``.
+what stands in the file is the data-set image itself, without blur. Charts stand in ``charts``.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Everything shown of a model or a run: pictures and the page, made from results and what a run left on disk.
 
-How each picture looks stands in ``figures`` and ``galleries``, the page in ``report``; the figures themselves
+How each picture looks stands in ``charts`` and ``galleries``, the page in ``report``; the figures themselves
 come from ``evaluation``.
 """
 
