@@ -31,7 +31,7 @@ def load() -> str:
     if "keras" not in sys.modules:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         # By itself TensorFlow takes oneDNN's kernels only where there is AVX512-VNNI or more. On a processor
-        # with AVX2 alone (AMD EPYC, Zen 3, two cores) they train 1.45 to 1.7 times as fast as its own.
+        # with AVX2 alone (AMD EPYC, Zen 3, two cores) they train 1.45 to 1.6 times as fast as its own.
         if platform.machine().lower() in ("x86_64", "amd64"):
             os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
         # A KeyboardInterrupt raised inside TensorFlow's import can be swallowed there, so it is noted and
