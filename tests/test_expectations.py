@@ -24,6 +24,10 @@ def test_expectations_are_the_means_of_what_was_measured() -> None:
         assert len({entry["seed"] for entry in group}) == len(group) == row.seeds
         for name in ("accuracy", "flip_shift", "train_seconds"):
             assert getattr(row, name) == pytest.approx(statistics.mean(entry[name] for entry in group))
+        # What the accuracy and, above all, the time depend on.
+        for hardware in (entry["hardware"] for entry in group):
+            assert f"{hardware['cpu']}, {hardware['cpus']} core" in row.hardware
+            assert all(feature in row.hardware for feature in hardware["bfloat16"])
 
 
 def test_records_are_of_the_recipes_as_they_are() -> None:
