@@ -117,7 +117,8 @@ def predict(
         top_k: how many classes to name for each picture, 1 to 10.
         resize: how pictures of other proportions become square: ``squash``, ``fit`` or ``crop``.
         recursive: take the pictures in and below directories.
-        batch_size: pictures per step. The default gives exactly the answers that evaluation counts.
+        batch_size: pictures per step. The default gives, of the same pictures in the same order, exactly the
+            answers that evaluation counts.
         look: keep a copy of each picture for people, of at most so many pixels a side.
         on_event: told which model was chosen, and after each picture how many are answered.
 
