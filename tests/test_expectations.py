@@ -66,6 +66,8 @@ def test_the_readme_shows_the_table() -> None:
             "ABC"[machines.index((row.hardware, row.precision))],
         )
         assert f"| {' | '.join(cells)} |" in lines, row
+    minutes = [entry["train_seconds"] / 60 for entry in RECORDS if entry["arch"] == "whiten6"]
+    assert f"`whiten6` took {min(minutes):.1f} to {max(minutes):.1f} minutes." in " ".join(lines)
 
 
 def test_only_a_recipe_as_it_stands_has_an_expectation() -> None:

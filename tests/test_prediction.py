@@ -47,7 +47,7 @@ def picture(path: Path, seed: int = 0) -> Path:
 
 
 def test_answers_are_what_the_model_says(model: modelfile.Model, tmp_path: Path) -> None:
-    """Pictures in files get exactly the probabilities of their pixels, ranked, in batches of any size."""
+    """Pictures in files get the probabilities of their pixels, exactly so in batches of the same size."""
     paths = [picture(tmp_path / f"{seed}.png", seed) for seed in range(23)]
     expected = model.probabilities(np.stack([pixels(seed) for seed in range(23)]))
     for batch_size in (1, 7, 500):
