@@ -5,8 +5,9 @@
 
 Every seed is one `cifarcnn train` and one `cifarcnn evaluate --tta`, each a process of its own. What they
 measured goes into `benchmarks/recipes.json` at once, so the command may be stopped and called again: seeds
-that are there are not trained again, unless the recipe has changed since. `--table` prints the README's table
-and writes the means into the package, where `cifarcnn summary` and `cifarcnn train` find what to expect.
+that are there are not trained again, unless the recipe has changed since, and a training that was stopped
+goes on if its run directory is kept (`--out`). `--table` prints the README's table and writes the means into
+the package, where `cifarcnn summary` and `cifarcnn train` find what to expect.
 """
 
 import argparse
@@ -40,7 +41,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--recipe", choices=tuple(RECIPES), default="fast")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N-1")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where all that was measured stands")
-    parser.add_argument("--out", type=Path, help="keep the run directories here; default: they are not kept")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="keep the run directories here, and go on with those that are there; default: they are not kept",
+    )
     parser.add_argument("--table", action="store_true", help="print the table, and write the expectations")
     given = parser.parse_args()
     if not given.arch and not given.table:
@@ -68,7 +73,9 @@ def command(*words: str) -> dict[str, Any]:
 def measure(arch: str, recipe: str, seed: int, out: Path) -> dict[str, Any]:
     """Train and evaluate one network."""
     hardware = harness.machine()
-    trained = command("train", "--arch", arch, "--recipe", recipe, "--seed", str(seed), "--out", str(out))
+    begun = begun_before(arch, recipe, seed, out)
+    anew = ("--arch", arch, "--recipe", recipe, "--seed", str(seed), "--out", str(out))
+    trained = command("train", *(("--resume", str(begun)) if begun else anew))
     evaluated = command("evaluate", trained["run_dir"], "--tta")
     environment = json.loads(Path(trained["run_dir"], "environment.json").read_text())
     return {
@@ -93,6 +100,16 @@ def measure(arch: str, recipe: str, seed: int, out: Path) -> dict[str, Any]:
         },
         "settings": recipe_settings(arch, recipe),
     }
+
+
+def begun_before(arch: str, recipe: str, seed: int, out: Path) -> Path | None:
+    """Return the run directory of this very training, finished or not, None if there is none."""
+    wanted = {**recipe_settings(arch, recipe), "seed": seed}
+    for path in sorted(out.glob("*/settings.json")):
+        settings = json.loads(path.read_text())
+        if {name: settings[name] for name in wanted} == wanted:
+            return path.parent
+    return None
 
 
 def valid(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

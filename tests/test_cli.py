@@ -52,6 +52,20 @@ def said_without_heavy_modules(*words: str) -> str:
     return done.stdout
 
 
+def test_a_command_does_not_wait_for_scikit_learn() -> None:
+    """Keras imports it, where it is installed, for wrappers that the command line has no use for."""
+    script = (
+        "import sys\n"
+        "from cifarcnn.cli.main import main\n"
+        "sys.argv = ['cifarcnn', 'summary', 'plain6']\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print('keras' in sys.modules, sys.modules['sklearn'], 'scipy.stats' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("\nTrue None False\n")
+
+
 def test_importing_the_package_imports_nothing_heavy() -> None:
     """The public names are there, and cost nothing until one is used."""
     script = (

@@ -24,7 +24,6 @@ STEPS = 6
 CASES: dict[str, dict[str, Any]] = {
     "vgg2-bfloat16": {"arch": "vgg2", "precision": "mixed_bfloat16"},
     "vgg2-float32": {"arch": "vgg2", "precision": "float32", "ema": 0.9, "schedule": "cosine"},
-    "rmsprop6-bfloat16": {"arch": "rmsprop6", "recipe": "classic", "precision": "mixed_bfloat16"},
     "rmsprop6-float32": {"arch": "rmsprop6", "recipe": "classic", "precision": "float32", "warmup": 0.3,
                          "schedule": "step"},
     "muon-smaller-images": {"arch": "whiten6-tiny", "precision": "mixed_bfloat16", "sides": "20,32",
