@@ -11,10 +11,12 @@ import argparse
 import dataclasses
 import datetime
 import hashlib
+import io
 import json
 import shlex
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,12 @@ def provenance(run: Path, export: Any, measured: Any) -> dict[str, Any]:
     }
 
 
+def without_metadata(data: bytes) -> bytes:
+    """Take the zip off the end of a LiteRT model."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return data[: min(member.header_offset for member in archive.infolist())]
+
+
 def main() -> None:
     """Export, measure, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -96,7 +104,7 @@ def main() -> None:
         whole = draft.read_bytes()
         facts = provenance(given.run, export, measured)
     text = json.dumps({**metadata, "provenance": facts}, indent=1, sort_keys=True, allow_nan=False)
-    data = conversion.with_metadata(conversion.without_metadata(whole), text)
+    data = conversion.with_metadata(without_metadata(whole), text)
     if len(data) > boxed.LARGEST:
         sys.exit(f"the model has {len(data):,} bytes; at most {boxed.LARGEST:,} fit into the box")
     given.into.mkdir(exist_ok=True)

@@ -145,3 +145,34 @@ def test_streams_that_are_full_closed_or_left_end_in_no_traceback(
     )
     assert (done.returncode, done.stderr.count("\n")) == (code, bool(said))
     assert done.stderr.startswith(said)
+
+
+@pytest.mark.parametrize("words", [(), ("data",)], ids=" ".join)
+def test_a_group_without_a_command_shows_its_help(words: tuple[str, ...], cifarcnn: Run) -> None:
+    """As it is laid out, and as an error."""
+    done = cifarcnn(*words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == cifarcnn(*words, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "--resume", "a" * 300),
+        ("train", "--config", "a" * 300),
+        ("export", "a" * 300, "--format", "onnx"),
+        ("export", "loop.keras", "--format", "onnx"),
+        ("evaluate", "loop.keras"),
+    ],
+    ids=lambda words: " ".join(words)[:20],
+)
+def test_paths_that_cannot_be_followed_are_one_line(
+    words: tuple[str, ...], cifarcnn: Run, tmp_path: Path
+) -> None:
+    """A name that no file system takes, and a link to itself."""
+    (tmp_path / "loop.keras").symlink_to("loop.keras")
+    done = cifarcnn(*words)
+    assert done.returncode in (1, 2)
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: ")

@@ -53,12 +53,13 @@ def test_a_recipe_that_an_architecture_lacks_is_refused() -> None:
         ("32", 3, (32, 32, 32)),
         ("20,24,32", 3, (20, 24, 32)),
         ("20,32", 5, (20, 20, 20, 32, 32)),
-        ("20,24,28,32", 2, (20, 28)),
+        ("20,24,28,32", 2, (24, 32)),
+        ("20,24,32", 1, (32,)),
         ("16, 32", 2, (16, 32)),
     ],
 )
 def test_sides_are_spread_over_the_epochs(sides: str, epochs: int, expected: tuple[int, ...]) -> None:
-    """Each entry gets the same share of the epochs, as far as they can be divided."""
+    """Each entry gets the same share of the epochs, as far as they can be divided; the last comes last."""
     assert side_of_epoch(resolve({"arch": "whiten6", "sides": sides, "epochs": epochs})) == expected
 
 

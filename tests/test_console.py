@@ -1,5 +1,6 @@
 """What is shown: names of files from anywhere, on one line."""
 
+import json
 import os
 
 import pytest
@@ -38,3 +39,9 @@ def test_codes_of_emoji_in_names_stay_codes(capsys: pytest.CaptureFixture[str]) 
     console.note("wrote my:cat:.png")
     console.stdout.print("my:cat:.png")
     assert capsys.readouterr() == ("my:cat:.png\n", "wrote my:cat:.png\n")
+
+
+def test_a_document_is_valid_unicode_whatever_files_are_called(capsys: pytest.CaptureFixture[str]) -> None:
+    """A byte that is no UTF-8 is shown as Python shows it."""
+    console.emit_json({"name": "r\udcff", "runs": [{"r\udcff": ("x", 1, None)}]})
+    assert json.loads(capsys.readouterr().out) == {"name": "r\\udcff", "runs": [{"r\\udcff": ["x", 1, None]}]}

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from cifarcnn.errors import UsageError
-from cifarcnn.machine import devices
+from cifarcnn.machine import backend, devices
 from cifarcnn.machine.devices import Gpu, Hardware
 
 PLAIN = frozenset({"avx2", "avx512f"})
@@ -101,7 +101,7 @@ def test_a_gpu_that_cannot_be_used_is_reported_with_the_mend() -> None:
         devices.choose(hardware, "gpu")
 
 
-@pytest.mark.parametrize("device", ["tpu", "gpu:", "gpu:x", "", "GPU:0 "])
+@pytest.mark.parametrize("device", ["tpu", "gpu:", "gpu:x", "", "GPU:0 ", "gpu:" + 5000 * "1"])
 def test_an_impossible_device_is_refused(device: str) -> None:
     """The message says what is expected."""
     with pytest.raises(UsageError, match="expected auto, cpu, gpu or gpu:N"):
@@ -173,3 +173,15 @@ def test_keras_is_imported_without_looking_for_garbage(collecting: bool) -> None
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == f"True {collecting}\n"
+
+
+def test_native_chatter_is_no_reason_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no room to hold it back, it is not held back."""
+
+    def full() -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with backend.quiet_stderr():
+        done = True
+    assert done

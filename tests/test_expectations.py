@@ -5,10 +5,15 @@ import json
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cifarcnn import architectures, config, expectations
-from cifarcnn.models import summaries
+from cifarcnn.data import sources
+from cifarcnn.events import Event, Note
+from cifarcnn.machine import devices
+from cifarcnn.models import heldout, summaries
+from cifarcnn.training import preparation
 from conftest import Run
 
 REPOSITORY = Path(__file__).parents[1]
@@ -97,3 +102,19 @@ def test_summary_shows_cost_and_expectation(cifarcnn: Run) -> None:
     shown = cifarcnn("summary", arch).stdout
     assert f"{100 * row.accuracy:.2f} %" in shown
     assert f"{row.training_flops / 1e15:.3g}" in shown
+
+
+def test_an_expectation_is_told_of_the_published_images_alone(data_directory: Path) -> None:
+    """What was measured on CIFAR-10 says nothing about a user's own pictures."""
+    arch, recipe = next(iter(expectations.table()))
+    settings = config.resolve({"arch": arch, "recipe": recipe, "device": "cpu"})
+    hardware = devices.Hardware("tensorflow", "a processor", 2, frozenset(), (), None)
+    choice = devices.choose(hardware, "cpu")
+    published = sources.load("train", data_directory)
+    for images, told in ((published, 1), (published.at(np.arange(49_999)), 0)):
+        events: list[Event] = []
+        found = preparation.Found(images, hardware, {heldout.TRAINED_ON: images.sha256()}, None)
+        preparation._setup(found, settings, choice, (images, None), preparation.ALONE, events.append)
+        assert [event.text.startswith("expect ") for event in events if isinstance(event, Note)] == [
+            True
+        ] * told

@@ -9,7 +9,7 @@ from PIL import Image
 
 import fakes
 from cifarcnn.data import images
-from cifarcnn.errors import CifarCNNError
+from cifarcnn.errors import CifarCNNError, UsageError
 from cifarcnn.prediction import explanation, prediction
 from cifarcnn.prediction.prediction import Failure, Prediction
 
@@ -136,3 +136,14 @@ def test_explanations_are_whole_pngs(tmp_path: Path) -> None:
     explained([write(tmp_path / "p.png")], tmp_path / "out")
     (only,) = (tmp_path / "out").iterdir()
     Image.open(io.BytesIO(only.read_bytes())).verify()
+
+
+def test_the_pictures_themselves_are_not_drawn_over(tmp_path: Path) -> None:
+    """A picture that is named like an explanation of another, by whatever path, is not replaced."""
+    first, second = write(tmp_path / "dog.png"), write(tmp_path / "dog-explained.png")
+    before = second.read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(UsageError, match=r"dog-explained.png is one of the pictures; give another directory"):
+        explanation.check_apart(tmp_path / "link", [str(first), str(second)])
+    explanation.check_apart(tmp_path / "elsewhere", [str(first), str(second)])
+    assert second.read_bytes() == before

@@ -219,7 +219,7 @@ def test_a_good_model_outlives_a_diverging_epoch(
     tmp_path: Path, data_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights that become infinite in the second epoch's last step leave the first epoch's models alone."""
-    options = {"arch": "shallow2", "train_size": 200, "val_size": 50, "batch_size": 50, "epochs": 3}
+    options = {"arch": "plain6-small", "train_size": 200, "val_size": 50, "batch_size": 50, "epochs": 3}
     trainings: list[loop.Training] = []
     make = loop.Training.__init__
 
@@ -252,7 +252,7 @@ def test_out_of_memory_says_which_batch_size_to_try(
     """Whether Python or the backend found none; other errors of the backend are not disguised."""
     import tensorflow as tf
 
-    options = {"arch": "shallow2", "train_size": 200, "val_size": 50, "batch_size": 50, "epochs": 1}
+    options = {"arch": "plain6-small", "train_size": 200, "val_size": 50, "batch_size": 50, "epochs": 1}
     problems = [MemoryError(), tf.errors.ResourceExhaustedError(None, None, "RESOURCE_EXHAUSTED: OOM")]
     for problem in problems:
 

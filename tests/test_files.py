@@ -63,3 +63,22 @@ def test_a_new_file_may_be_read_by_those_whom_the_umask_allows(tmp_path: Path) -
     finally:
         os.umask(mask)
     assert stat.S_IMODE((tmp_path / "settings.json").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("name", ["a" * 251 + ".csv", "ä" * 125 + ".csv", "a" * 255])
+def test_the_longest_names_can_be_written(name: str, tmp_path: Path) -> None:
+    """What is written aside has a name of its own, which is no longer."""
+    files.write_bytes(tmp_path / name, b"1")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_tree_is_flushed_file_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And every directory in it."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "file").write_bytes(b"1")
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(os.fstat(descriptor).st_ino))
+    files.sync_tree(tmp_path / "a")
+    assert sorted(flushed) == sorted(
+        path.stat().st_ino for path in (tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "file")
+    )

@@ -89,9 +89,10 @@ def test_what_is_no_picture_is_left_out_and_named(tmp_path: Path) -> None:
     for name in (".DS_Store", "cat/Thumbs.db", "cat/._000.png", "cat/notes.txt"):
         (tmp_path / name).write_bytes(b"x")
     fill(tmp_path / "cat" / ".thumbnails", {"cat": 1})
+    (tmp_path / "cat" / "loop").symlink_to(tmp_path)
     events: list[Event] = []
     assert len(folders.load(tmp_path, "test", events.append)) == 2
-    assert "ignored .DS_Store, ._000.png, .thumbnails, and 2 more" in notes(events)
+    assert "ignored .DS_Store, ._000.png, .thumbnails, and 3 more" in notes(events)
     assert f"test images: 2 pictures in {tmp_path}; none of airplane, automobile, bird, deer" in notes(events)
 
 
@@ -180,7 +181,7 @@ def test_training_and_evaluation_on_a_folder(cifarcnn: Run, tmp_path: Path) -> N
     """Unequal and missing classes train; both splits are measured; other data is refused in one line."""
     own = fill(tmp_path / "own", {"cat": 30, "dogs": 12, "lorry": 8})
     other = fill(tmp_path / "other", {"cat": 4, "bird": 2})
-    options = ("--arch", "shallow2", "--epochs", 1, "--val-size", 10, "--batch-size", 10, "--json")
+    options = ("--arch", "plain6-small", "--epochs", 1, "--val-size", 10, "--batch-size", 10, "--json")
     done = cifarcnn("train", "--data", own, *options)
     assert done.returncode == 0, done.stderr
     run = tmp_path / json.loads(done.stdout)["run_dir"]

@@ -208,3 +208,14 @@ def test_a_missing_path_is_told_from_a_damaged_one(tmp_path: Path) -> None:
     """Absence is normal in a search; damage must be said."""
     with pytest.raises(NothingThere, match="does not exist"):
         locate(tmp_path / "nothing")
+
+
+def test_what_is_useless_does_not_hide_what_is_good(tmp_path: Path) -> None:
+    """An empty directory, as an interrupted unpacking leaves it, stands beside the archive."""
+    (tmp_path / "cifar-10-batches-py-target").mkdir()
+    TINY.write(tmp_path, {"cifar-10-batches-py-target_archive": TINY.python_archive})
+    assert dict(locate(tmp_path).files(TINY.publication)) == TINY.files
+    (tmp_path / "cifar-10-batches-py-target_archive").write_bytes(b"no archive")
+    with pytest.raises(DataError) as caught:
+        locate(tmp_path)
+    assert not isinstance(caught.value, NothingThere)

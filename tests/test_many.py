@@ -18,13 +18,19 @@ from cifarcnn.events import Event, Note
 from cifarcnn.machine import locks
 from cifarcnn.runs import sweep
 from cifarcnn.runs.run import RunDirectory
-from cifarcnn.training import repeats
+from cifarcnn.training import series
 from conftest import Run, isolated_environment
 from test_resume import Stopper, assert_same_run
 from tinydata import TRAIN_FILES, TinyData
 
-SMALL: dict[str, Any] = {"arch": "shallow2", "val_size": 20, "batch_size": 20, "epochs": 1, "device": "cpu"}
-TABLE = 'arch = "shallow2"\nval-size = 20\nbatch-size = 20\nepochs = 1\ndevice = "cpu"\n'
+SMALL: dict[str, Any] = {
+    "arch": "plain6-small",
+    "val_size": 20,
+    "batch_size": 20,
+    "epochs": 1,
+    "device": "cpu",
+}
+TABLE = 'arch = "plain6-small"\nval-size = 20\nbatch-size = 20\nepochs = 1\ndevice = "cpu"\n'
 COMMAND = Path(sys.executable).with_name("cifarcnn")
 
 
@@ -84,7 +90,7 @@ MAKER = """
 import sys, time
 from pathlib import Path
 from cifarcnn.runs import sweep
-from cifarcnn.training import repeats
+from cifarcnn.training import series
 file, parent, number = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 plan = sweep.read(file, {})
 print("ready", flush=True)
@@ -92,7 +98,7 @@ start = float(sys.stdin.readline())
 for turn in range(50):
     while time.time() < start + turn / 20:
         pass
-    repeats._take_up(parent / str(turn) / "lr", plan)
+    series._take_up(parent / str(turn) / "lr", plan)
     (parent / str(turn) / "lr" / plan.tasks[number].name).mkdir()
 """
 
@@ -132,17 +138,17 @@ def test_a_stopped_task_goes_on_by_the_same_command(pictures: Path, tmp_path: Pa
     file = write(tmp_path, '[[run]]\n[[run]]\narch = "vgg2"\n')
     stopper = Stopper((1, 4))
     with pytest.raises(Interrupted, match=r"go on with: cifarcnn train --resume .*/lr/1-"):
-        repeats.train_task(file, 1, out=tmp_path / "o", data=pictures, on_event=stopper, epochs=2)
-    result = repeats.train_task(file, 1, out=tmp_path / "o", data=pictures, on_event=stopper, epochs=2)
+        series.train_task(file, 1, out=tmp_path / "o", data=pictures, on_event=stopper, epochs=2)
+    result = series.train_task(file, 1, out=tmp_path / "o", data=pictures, on_event=stopper, epochs=2)
     assert any("resuming" in note for note in stopper.notes)
     alone = package.train(out=tmp_path / "alone", data=pictures, **{**SMALL, "epochs": 2})
     assert_same_run(result.run_dir, alone.run_dir)
-    whole = repeats.resume_series(tmp_path / "o" / "lr")
-    assert [run.arch for run in whole.runs] == ["shallow2", "vgg2"]
+    whole = series.resume_series(tmp_path / "o" / "lr")
+    assert [run.arch for run in whole.runs] == ["plain6-small", "vgg2"]
     assert whole.runs[0] == result
-    assert [group.settings["arch"] for group in whole.groups] == ["shallow2", "vgg2"]
+    assert [group.settings["arch"] for group in whole.groups] == ["plain6-small", "vgg2"]
     with pytest.raises(UsageError, match="holds other runs: epochs of task 1 is 2 there, 1 now; choose"):
-        repeats.train_sweep(file, out=tmp_path / "o")
+        series.train_sweep(file, out=tmp_path / "o")
 
 
 def test_a_diverging_run_does_not_stop_the_others(cifarcnn: Run, pictures: Path, tmp_path: Path) -> None:
@@ -166,23 +172,23 @@ def test_what_the_images_forbid_is_found_before_anything_trains(pictures: Path, 
     """The run is named; the file can be mended and started again."""
     file = write(tmp_path, "[grid]\nval-size = [20, 90]\n".replace("val-size", "train-size"))
     with pytest.raises(UsageError, match=r"^2-train_size90: .*"):
-        repeats.train_sweep(file, out=tmp_path / "o", data=pictures)
+        series.train_sweep(file, out=tmp_path / "o", data=pictures)
     assert [path.name for path in (tmp_path / "o" / "lr").iterdir() if path.is_dir()] == []
     mended = sweep.read(write(tmp_path, "[grid]\ntrain-size = [20, 60]\n"), {})
-    assert repeats._take_up(tmp_path / "o" / "lr", mended) == mended
+    assert series._take_up(tmp_path / "o" / "lr", mended) == mended
 
 
 def test_a_run_in_use_and_a_directory_of_others_are_refused(pictures: Path, tmp_path: Path) -> None:
     """The process is named; nothing is overwritten."""
     file = write(tmp_path, "[grid]\nlearning-rate = [0.01, 0.02]\n")
-    directory = repeats.sweep_directory(file, tmp_path / "o")
-    repeats._take_up(directory, sweep.read(file, {}))
+    directory = series.sweep_directory(file, tmp_path / "o")
+    series._take_up(directory, sweep.read(file, {}))
     path = directory / "1-learning_rate0.01"
     path.mkdir()
     with locks.held(path):
         assert locks.in_use(path)
         with pytest.raises(RunError, match=f"in use by process {os.getpid()}; wait for it"):
-            repeats.train_task(file, 1, out=tmp_path / "o", data=pictures)
+            series.train_task(file, 1, out=tmp_path / "o", data=pictures)
     assert not locks.in_use(path)
 
     def finish_elsewhere(event: Event) -> None:
@@ -190,15 +196,15 @@ def test_a_run_in_use_and_a_directory_of_others_are_refused(pictures: Path, tmp_
             (path / "checkpoint.npz").touch()
 
     with pytest.raises(RunError, match=r"another process has begun .*; start this one again"):
-        repeats.train_task(file, 1, out=tmp_path / "o", data=pictures, on_event=finish_elsewhere)
+        series.train_task(file, 1, out=tmp_path / "o", data=pictures, on_event=finish_elsewhere)
     assert sorted(entry.name for entry in path.iterdir()) == [".lock", "checkpoint.npz"]
     (tmp_path / "other" / "lr").mkdir(parents=True)
     (tmp_path / "other" / "lr" / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match=r"exists and holds no sweep\.json; choose another --out"):
-        repeats.train_sweep(file, out=tmp_path / "other")
+        series.train_sweep(file, out=tmp_path / "other")
     write(tmp_path, "[grid]\nlearning-rate = [0.01, 0.02, 0.03]\n")
     with pytest.raises(UsageError, match="holds other runs: 2 were planned there, 3 now; choose another"):
-        repeats.train_task(file, 3, out=tmp_path / "o", data=pictures)
+        series.train_task(file, 3, out=tmp_path / "o", data=pictures)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +212,7 @@ def test_a_run_in_use_and_a_directory_of_others_are_refused(pictures: Path, tmp_
 )
 def test_the_directory_has_the_name_of_the_file(file: str, name: str) -> None:
     """Always one below --out."""
-    assert repeats.sweep_directory(file, "runs") == Path("runs", name)
+    assert series.sweep_directory(file, "runs") == Path("runs", name)
 
 
 def test_a_failure_is_remembered_until_the_run_goes_on(tmp_path: Path) -> None:

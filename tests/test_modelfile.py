@@ -14,6 +14,8 @@ import pytest
 import models
 from cifarcnn.errors import ModelError
 from cifarcnn.models import boxed, modelfile
+from cifarcnn.runs.progress import Progress
+from cifarcnn.runs.run import RunDirectory
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,7 @@ def test_plain_keras_models_are_welcome(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("temperature", [0, -1.0, "1", None, [1.0], 1e400])
+@pytest.mark.parametrize("temperature", [0, -1.0, "1", None, [1.0], 1e400, 5e-324, 1e200])
 def test_impossible_temperatures_are_refused(temperature: object, good: Path, tmp_path: Path) -> None:
     """Metadata of others is checked like the rest."""
     content = {**models.members(good), "cifarcnn.json": json.dumps({"temperature": temperature}).encode()}
@@ -158,3 +160,14 @@ def test_paths_that_cannot_be_looked_at_are_one_line(tmp_path: Path) -> None:
     for name, reason in (("a" * 300, "File name too long"), ("best.keras", "is a link to gone.keras, which")):
         with pytest.raises(ModelError, match=reason):
             modelfile.resolve(tmp_path / name)
+
+
+def test_the_last_model_becomes_the_best_when_a_checkpoint_says_so(tmp_path: Path) -> None:
+    """Also where a kill prevented it; but not the model of an epoch that no checkpoint knows."""
+    run = RunDirectory(tmp_path)
+    modelfile.save(models.tiny(), run.last, {"epoch": 2})
+    modelfile.keep_best(run, Progress(epoch=1, best_epoch=1))
+    modelfile.keep_best(run, Progress(epoch=2, best_epoch=1))
+    assert not run.best.exists()
+    modelfile.keep_best(run, Progress(epoch=2, best_epoch=2))
+    assert run.best.read_bytes() == run.last.read_bytes()

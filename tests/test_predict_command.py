@@ -289,3 +289,24 @@ def test_a_threshold_must_be_a_number(cifarcnn: Run) -> None:
     done = cifarcnn("predict", "cat.png", "--threshold", "nan")
     assert (done.returncode, done.stdout) == (2, "")
     assert "expected a number from 0 to 1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("cät.png", "c\\xe4t.png"), ("☃\\", "\\u2603\\  "), ("b\\", "b\\  ")]
+)
+def test_any_name_is_shown_on_any_terminal(name: str, shown: str, cifarcnn: Run, folder: Path) -> None:
+    """Letters that the terminal's encoding lacks are written as escapes, and nothing is doubled."""
+    (folder / name).write_bytes((folder / "pictures" / "0.png").read_bytes())
+    done = cifarcnn("predict", name, cwd=folder, env={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(shown)
+
+
+def test_an_explanation_does_not_replace_a_picture(cifarcnn: Run, folder: Path, tmp_path: Path) -> None:
+    """The command asks before anything is drawn."""
+    for name in ("a.png", "a-explained.png"):
+        (tmp_path / name).write_bytes((folder / "pictures" / "0.png").read_bytes())
+    done = cifarcnn("predict", "a.png", "a-explained.png", "--explain", ".", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "error: a-explained.png is one of the pictures; give another directory" in done.stderr
+    assert (tmp_path / "a-explained.png").read_bytes() == (tmp_path / "a.png").read_bytes()

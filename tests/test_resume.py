@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,22 +14,24 @@ from PIL import Image
 
 import cifarcnn
 from cifarcnn.errors import Interrupted, RunError, UsageError
-from cifarcnn.events import Event, Note, StepsDone, ignore
+from cifarcnn.events import EpochDone, Event, Note, StepsDone, ignore
 from cifarcnn.machine import devices
 from cifarcnn.runs.run import RunDirectory
-from cifarcnn.training import watcher
+from cifarcnn.training import resumption, watcher
 
 SMALL: dict[str, Any] = {"train_size": 300, "val_size": 100, "batch_size": 50, "epochs": 3, "device": "cpu"}
 STEPS = 6
 
 CASES: dict[str, dict[str, Any]] = {
-    "vgg2-bfloat16": {"arch": "vgg2", "precision": "mixed_bfloat16"},
+    # Fewer images, for processors that emulate bfloat16.
+    "vgg2-bfloat16": {"arch": "vgg2", "precision": "mixed_bfloat16", "train_size": 120, "batch_size": 20},
     "vgg2-float32": {"arch": "vgg2", "precision": "float32", "ema": 0.9, "schedule": "cosine"},
     "rmsprop6-float32": {"arch": "rmsprop6", "recipe": "classic", "precision": "float32", "warmup": 0.3,
                          "schedule": "step"},
     "muon-smaller-images": {"arch": "whiten6-tiny", "precision": "mixed_bfloat16", "sides": "20,32",
                             "micro_batch": 25, "jitter": 0.1},
-    "float16-loss-scale": {"arch": "shallow2", "optimizer": "adam", "precision": "mixed_float16", "ema": 0.8},
+    "float16-loss-scale": {"arch": "plain6-small", "optimizer": "adam", "precision": "mixed_float16",
+                           "ema": 0.8},
 }  # fmt: skip
 
 
@@ -152,7 +155,7 @@ def test_checkpoints_within_epochs_change_nothing(
 def test_patience_survives_a_resume(tmp_path: Path, data_directory: Path) -> None:
     """A run that waits in vain ends at the same epoch, interrupted or not, and then is finished."""
     # A rate too small to change any answer: no epoch is better than the first.
-    settings = {**SMALL, "arch": "shallow2", "epochs": 9, "patience": 2, "learning_rate": 1e-12,
+    settings = {**SMALL, "arch": "plain6-small", "epochs": 9, "patience": 2, "learning_rate": 1e-12,
                 "optimizer": "sgd", "precision": "float32"}  # fmt: skip
     straight = cifarcnn.train(out=tmp_path / "straight", data=data_directory, **settings)
     assert straight.epochs == straight.best_epoch + 2 < 9
@@ -166,7 +169,7 @@ def test_patience_survives_a_resume(tmp_path: Path, data_directory: Path) -> Non
 
 def test_an_extended_run_says_what_the_schedule_does(tmp_path: Path, data_directory: Path) -> None:
     """With a constant rate it equals the long run; a schedule over all epochs is laid out anew."""
-    settings = {**SMALL, "arch": "shallow2", "epochs": 1, "schedule": "constant", "warmup": 0.0}
+    settings = {**SMALL, "arch": "plain6-small", "epochs": 1, "schedule": "constant", "warmup": 0.0}
     short = cifarcnn.train(out=tmp_path / "short", data=data_directory, **settings)
     stopper = Stopper((2, 2))
     with pytest.raises(Interrupted):
@@ -188,7 +191,9 @@ def test_an_extended_run_says_what_the_schedule_does(tmp_path: Path, data_direct
 
 def test_a_finished_run_returns_its_result_at_once(tmp_path: Path, data_directory: Path) -> None:
     """Resuming it computes nothing, restores what a kill at the very end left out, and says so."""
-    first = cifarcnn.train(out=tmp_path, data=data_directory, **{**SMALL, "epochs": 1, "arch": "shallow2"})
+    first = cifarcnn.train(
+        out=tmp_path, data=data_directory, **{**SMALL, "epochs": 1, "arch": "plain6-small"}
+    )
     table = (first.run_dir / "metrics.csv").read_bytes()
     checkpoint = (first.run_dir / "checkpoint.npz").read_bytes()
     (first.run_dir / "metrics.csv").unlink()
@@ -210,7 +215,7 @@ def test_a_finished_run_returns_its_result_at_once(tmp_path: Path, data_director
 def interrupted(tmp_path_factory: pytest.TempPathFactory, data_directory: Path) -> Path:
     """A run that was stopped in its first epoch."""
     out = tmp_path_factory.mktemp("runs")
-    settings = {**SMALL, "arch": "shallow2"}
+    settings = {**SMALL, "arch": "plain6-small"}
     with pytest.raises(Interrupted):
         cifarcnn.train(out=out, data=data_directory, on_event=Stopper((1, 4)), **settings)
     return next(out.iterdir())
@@ -220,7 +225,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, data_directory: Path) 
     ("changes", "message"),
     [
         ({"batch_size": 60}, "batch_size is 50 in the run, 60 now"),
-        ({"arch": "vgg2"}, "arch is 'shallow2' in the run, 'vgg2' now"),
+        ({"arch": "vgg2"}, "arch is 'plain6-small' in the run, 'vgg2' now"),
         ({"seed": 1, "shift": 0}, r"seed is 0 in the run, 1 now; shift is \d+ in the run, 0 now"),
         ({"epochs": 0}, "epochs is 0; expected a number at least 1"),
     ],
@@ -264,7 +269,7 @@ def test_other_versions_are_told(
 
 def test_averaged_weights_are_saved_and_the_others_trained_on(tmp_path: Path, data_directory: Path) -> None:
     """EMA changes the saved model, not the course of the training, in plain and in scaled optimizers."""
-    settings = {**SMALL, "arch": "shallow2", "epochs": 2, "augment": "none"}
+    settings = {**SMALL, "arch": "plain6-small", "epochs": 2, "augment": "none"}
     for precision in ("float32", "mixed_float16"):
         plain, averaged = (
             cifarcnn.train(out=tmp_path, data=data_directory, **{**settings, **changes}).run_dir
@@ -306,3 +311,63 @@ def test_an_unknown_setting_is_refused(interrupted: Path) -> None:
     """As for a new training."""
     with pytest.raises(UsageError, match="unknown setting 'lr'"):
         cifarcnn.resume(interrupted, lr=0.1)
+
+
+def test_what_a_kill_left_unwritten_is_written_by_resuming(interrupted: Path, tmp_path: Path) -> None:
+    """Settings and environment of a run that was killed right after its first checkpoint."""
+    copy = tmp_path / "copy"
+    shutil.copytree(interrupted, copy)
+    (copy / "settings.json").write_text("{}")
+    (copy / "environment.json").unlink()
+    step = RunDirectory.open(copy).load_checkpoint(ignore).progress.step
+    stopper = Stopper((1, step + 1))
+    with pytest.raises(Interrupted):
+        # To leave to the machine what it chose before is no other setting.
+        cifarcnn.resume(copy, on_event=stopper, precision="auto", device="auto")
+    for name in ("settings.json", "environment.json"):
+        assert (copy / name).read_text() == (interrupted / name).read_text()
+
+
+@pytest.mark.parametrize(
+    ("said", "device", "count"),
+    [
+        ({"device": "cpu"}, "cpu", None),
+        ({"device": "gpu:1"}, "gpu:1", None),
+        ({"devices": 2}, "gpu", 2),
+        ({"device": "gpu", "devices": 3}, "gpu", 3),
+        ({}, "gpu:0", 4),
+    ],
+)
+def test_a_run_may_go_on_on_another_device(
+    said: dict[str, Any], device: str, count: int | None, interrupted: Path
+) -> None:
+    """Where a GPU is gone, the CPU can go on; how many there were holds for that device alone."""
+    checkpoint = RunDirectory.open(interrupted).load_checkpoint(ignore)
+    settings = dataclasses.replace(checkpoint.settings, device="gpu:0", devices=4)
+    checkpoint = dataclasses.replace(checkpoint, settings=settings)
+    resumed = resumption._resumed_settings(checkpoint, {"epochs": None, **said})
+    assert (resumed.device, resumed.devices) == (device, count)
+
+
+def test_a_signal_after_the_last_epoch_is_not_lost(
+    tmp_path: Path, data_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a series would go on with its next run. The epoch's speed is over all of its pieces."""
+    due = watcher.Watcher.wishes
+
+    def two_pieces(self: watcher.Watcher) -> Any:
+        return due(self) | np.array([False, False, self.progress.step == STEPS - 1])
+
+    def press(event: Event) -> None:
+        if isinstance(event, EpochDone):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(watcher.Watcher, "wishes", two_pieces)
+    settings = {**SMALL, "arch": "plain6-small", "epochs": 1}
+    with pytest.raises(Interrupted, match=r"stopped after the last epoch; saved; .* cifarcnn train --resume"):
+        cifarcnn.train(out=tmp_path, data=data_directory, on_event=press, **settings)
+    (run_dir,) = tmp_path.iterdir()
+    assert not (run_dir / "report.html").exists()
+    # The second piece is a single step, which has no speed of its own.
+    assert cifarcnn.resume(run_dir).images_per_second > 0
+    assert (run_dir / "report.html").exists()

@@ -330,3 +330,28 @@ def test_processes_that_start_at_once_download_once(
         outputs = [process.communicate(timeout=60)[0].strip() for process in processes]
     assert outputs == [str(isolated)] * 3
     assert server.requests == [("good", None)]
+
+
+def test_an_archive_is_verified_each_time_but_unpacked_once(
+    tmp_path: Path, isolated: Path, tiny: TinyData
+) -> None:
+    """What the cache has is not written again; an archive that is not what it was is still refused."""
+    archive = tmp_path / "archive"
+    archive.write_bytes(tiny.python_archive)
+    sources.find(archive, publication=tiny.publication)
+    before = {path: path.stat().st_ino for path in isolated.iterdir()}
+    assert sources.find(archive, publication=tiny.publication).directory == isolated
+    assert {path: path.stat().st_ino for path in isolated.iterdir()} == before
+    archive.write_bytes(make(seed=1).python_archive)
+    with pytest.raises(DataError, match="its SHA-256"):
+        sources.find(archive, publication=tiny.publication)
+
+
+def test_a_place_is_remembered_as_it_is_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is resumed in another directory finds its images again."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert sources.absolute("~/pictures") == str(tmp_path / "home" / "pictures")
+    assert sources.absolute(Path("pictures")) == str(Path.cwd() / "pictures")
+    assert sources.absolute(None) is None

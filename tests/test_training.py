@@ -190,7 +190,7 @@ def test_png_files_given_to_predict_score_what_evaluate_reports(
         (["--learning-rate", "nan"], 2, "learning_rate is nan; expected a number above 0"),
         (["--batch-size", "60000"], 2, "batch_size is 60000; expected a number at least 1 and at most"),
         (["--val-size", "49999"], 2, "val_size is 49999; expected"),
-        (["--train-size", "49000"], 2, "cannot train on 49,000 images; expected 1 to 45,000"),
+        (["--train-size", "49000"], 2, "train_size is 49,000; expected 1 to 45,000"),
         (["--precision", "int8"], 2, "'int8' is not one of"),
         (["--device", "tpu"], 2, "device is 'tpu'; expected auto, cpu, gpu or gpu:N"),
         (["--recipe", "slow"], 2, "'slow' is not one of"),

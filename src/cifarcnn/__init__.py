@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from cifarcnn.prediction.picturefiles import Failure as Failure
     from cifarcnn.prediction.prediction import Prediction as Prediction
     from cifarcnn.prediction.prediction import predict as predict
-    from cifarcnn.training.repeats import resume_series as resume_series
-    from cifarcnn.training.repeats import train_seeds as train_seeds
-    from cifarcnn.training.repeats import train_sweep as train_sweep
-    from cifarcnn.training.repeats import train_task as train_task
     from cifarcnn.training.resumption import resume as resume
+    from cifarcnn.training.series import resume_series as resume_series
+    from cifarcnn.training.series import train_seeds as train_seeds
+    from cifarcnn.training.series import train_sweep as train_sweep
+    from cifarcnn.training.series import train_task as train_task
     from cifarcnn.training.training import train as train
 
 _PUBLIC = {
@@ -50,12 +50,12 @@ _PUBLIC = {
     "load_model": "models.modelfile:load",
     "predict": "prediction.prediction:predict",
     "resume": "training.resumption:resume",
-    "resume_series": "training.repeats:resume_series",
+    "resume_series": "training.series:resume_series",
     "summarise": "models.summaries:summarise",
     "train": "training.training:train",
-    "train_seeds": "training.repeats:train_seeds",
-    "train_sweep": "training.repeats:train_sweep",
-    "train_task": "training.repeats:train_task",
+    "train_seeds": "training.series:train_seeds",
+    "train_sweep": "training.series:train_sweep",
+    "train_task": "training.series:train_task",
 }
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605 - one list, not two
 

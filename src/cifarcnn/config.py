@@ -54,8 +54,8 @@ class Settings:
         "Set of defaults; fast: ours, few epochs; classic: its author's.",
         choices=tuple(recipes.RECIPES),
     )
-    epochs: int = _setting(12, "Passes over the training images.", least=1, most=100_000)
-    batch_size: int = _setting(128, "Images per step.", least=1, most=50_000)
+    epochs: int = _setting(10, "Passes over the training images.", least=1, most=100_000)
+    batch_size: int = _setting(250, "Images per step.", least=1, most=50_000)
     micro_batch: int = _setting(
         0,
         "Divide a batch into parts of so many images and average their gradients; batch norm sees each part"
@@ -64,20 +64,20 @@ class Settings:
         most=50_000,
     )
     optimizer: str = _setting(
-        "nesterov",
+        "muon",
         "Optimizer; nesterov: sgd with Nesterov's momentum; muon: kernels, with adam for the rest.",
         choices=("nesterov", "sgd", "rmsprop", "adam", "muon"),
     )
-    learning_rate: float = _setting(0.1, "Learning rate; the peak, where it varies.", above=0, most=1000)
-    momentum: float = _setting(0.9, "Momentum of nesterov, sgd and muon.", least=0, most=0.9999)
-    weight_decay: float = _setting(5e-4, "Decoupled weight decay per step, times the rate.", least=0, most=1)
+    learning_rate: float = _setting(0.06, "Learning rate; the peak, where it varies.", above=0, most=1000)
+    momentum: float = _setting(0.6, "Momentum of nesterov, sgd and muon.", least=0, most=0.9999)
+    weight_decay: float = _setting(0.0, "Decoupled weight decay per step, times the rate.", least=0, most=1)
     schedule: str = _setting(
         "one-cycle",
         "How the rate varies: one-cycle rises and falls linearly, step divides by 10 after 1/2 and 3/4.",
         choices=("constant", "inverse-time", "step", "cosine", "one-cycle"),
     )
     warmup: float = _setting(
-        0.2, "Share of the steps in which the rate rises (all but inverse-time).", least=0, most=0.9
+        0.1, "Share of the steps in which the rate rises (all but inverse-time).", least=0, most=0.9
     )
     decay: float = _setting(0.0, "Of inverse-time: rate / (1 + decay * step).", least=0, most=1)
     label_smoothing: float = _setting(0.1, "Share of the truth spread over all classes.", least=0, most=0.9)
@@ -85,7 +85,7 @@ class Settings:
         "standard", "Random changes of training images; standard is flip (left to right) and shift.",
         choices=("none", "flip", "shift", "standard"),
     )  # fmt: skip
-    shift: int = _setting(4, "Most pixels by which shift moves an image.", least=0, most=16)
+    shift: int = _setting(2, "Most pixels by which shift moves an image.", least=0, most=16)
     jitter: float = _setting(
         0.0,
         "Share by which brightness and contrast of training images vary at most, whatever --augment is.",
@@ -199,7 +199,10 @@ def side_of_epoch(settings: Settings) -> tuple[int, ...]:
             f"sides is {settings.sides!r}; expected whole numbers from {SMALLEST_SIDE} to {FULL_SIDE},"
             " separated by commas"
         )
-    return tuple(sides[epoch * len(sides) // settings.epochs] for epoch in range(settings.epochs))
+    epochs, count = settings.epochs, len(sides)
+    if epochs < count:  # those at the end: a network is used on images of full size
+        return tuple(sides[(epoch + 1) * count // epochs - 1] for epoch in range(epochs))
+    return tuple(sides[epoch * count // epochs] for epoch in range(epochs))
 
 
 def read_toml(path: str | Path) -> dict[str, Value]:

@@ -37,8 +37,17 @@ def error(text: str) -> None:
 
 def emit_json(document: dict[str, Any]) -> None:
     """Write one JSON document to stdout: the only thing that stands there under ``--json``."""
-    json.dump(document, sys.stdout, indent=2, allow_nan=False)
+    json.dump(_valid(document), sys.stdout, indent=2, allow_nan=False)
     sys.stdout.write("\n")
+
+
+def _valid(value: Any) -> Any:
+    """Make the text in a document valid Unicode, which names of files need not be."""
+    if isinstance(value, str):
+        return names.text(value)
+    if isinstance(value, dict):
+        return {names.text(name): _valid(part) for name, part in value.items()}
+    return [_valid(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 class Display:

@@ -6,8 +6,10 @@ The commands stand in ``commands``, one module each: parse, call one library fun
 import atexit
 import errno
 import gc
+import io
 import os
 import sys
+import warnings
 from collections import UserDict
 from importlib import import_module
 
@@ -77,11 +79,14 @@ def cli() -> None:
 def main() -> None:
     """Run the command line and exit."""
     _open_standard_streams()
-    _spare_time()
+    _tune_process()
     try:
         code = cli.main(prog_name="cifarcnn", standalone_mode=False)
         # What is buffered is written here, where it can still be said that it could not be.
         sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as problem:
+        click.echo(problem.format_message(), err=True)
+        sys.exit(problem.exit_code)
     except click.ClickException as problem:
         if isinstance(problem, click.UsageError):
             where = f" (see '{problem.ctx.command_path} --help')" if problem.ctx else ""
@@ -110,19 +115,27 @@ def main() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Open what of stdin, stdout and stderr was closed, lest a file that is opened later take its place."""
+    """Let all that is written be written.
+
+    What of stdin, stdout and stderr was closed is opened, lest a file that is opened later take its place.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - until the end
+    # A name with letters that the terminal's encoding lacks is no reason to fail; Python does so for stderr.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _spare_time() -> None:
-    """Leave out of a process of our own what Keras and Python would do in it to no end.
+def _tune_process() -> None:
+    """Leave out of a process of our own what Keras, Pillow and Python would do in it to no end.
 
     With this and what ``backend.load`` spares, a command that needs Keras answers after 7.1 s for 12.0 on two
     cores of an AMD EPYC with AVX2 alone, after 6.1 s for 7.4 where scikit-learn and JAX are not installed.
     """
     # Where scikit-learn is installed, Keras imports it to offer wrappers for it.
     sys.modules.setdefault("sklearn", None)  # type: ignore[arg-type]
+    # Pillow remarks on odd but readable pictures, and warns of large ones, which are refused anyway.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     # A process that ends need not search the million objects of TensorFlow for garbage.
     atexit.register(gc.freeze)

@@ -78,16 +78,26 @@ def install(located: Located, publication: Publication, on_event: OnEvent) -> No
         DataError: the source is not CIFAR-10, or the cache cannot be written.
     """
     with workspace("incoming") as aside:
-        total = publication.file_bytes * len(publication.sums)
-        for done, (name, content) in enumerate(located.files(publication), 1):
-            check(located.path / name, content, publication)
+        for name, content in converted(located, publication, on_event):
             with writing():
                 files.write_bytes(aside / name, content)
-            on_event(Transfer("converting and verifying", done * publication.file_bytes, total))
         with writing():
             for name in publication.sums:
                 (aside / name).replace(directory() / name)
             files.sync_directory(directory())
+
+
+def converted(located: Located, publication: Publication, on_event: OnEvent) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of each canonical file from any form of the data, verified.
+
+    Raises:
+        DataError: it is not CIFAR-10.
+    """
+    total = publication.file_bytes * len(publication.sums)
+    for done, (name, content) in enumerate(located.files(publication), 1):
+        check(located.path / name, content, publication)
+        yield name, content
+        on_event(Transfer("converting and verifying", done * publication.file_bytes, total))
 
 
 @contextlib.contextmanager

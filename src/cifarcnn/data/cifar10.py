@@ -40,6 +40,9 @@ SPLITS: dict[Split, tuple[str, ...]] = {"train": TRAIN_FILES, "test": TEST_FILES
 CHANNEL_MEAN = (0.49139968, 0.48215841, 0.44653091)
 CHANNEL_STD = (0.24703223, 0.24348513, 0.26158784)
 
+TRAINING_IMAGES_SHA256 = "f912919bdea371136f1aa4feed6beeca728015a5f08b1899a29c932a7e30be2b"
+"""What ``Images.sha256`` gives for all 50,000 training images as published."""
+
 
 @dataclass(frozen=True)
 class Images:
@@ -136,7 +139,7 @@ def stratified_split(labels: Bytes, size: int, seed: int) -> tuple[Indices, Indi
     limit = len(labels) - len(np.unique(labels))
     if not 0 <= size <= limit:
         raise UsageError(
-            f"cannot hold out {size:,} of {len(labels):,} images; expected 0 to {limit:,}, "
+            f"val_size is {size:,}, but there are {len(labels):,} images; expected 0 to {limit:,}, "
             "so that every class keeps an image to train on"
         )
     dealt = _deal(labels, np.arange(len(labels)), seed)
@@ -144,8 +147,8 @@ def stratified_split(labels: Bytes, size: int, seed: int) -> tuple[Indices, Indi
     lost = np.setdiff1d(labels, labels[rest])
     if lost.size:
         raise UsageError(
-            f"holding out {size:,} of {len(labels):,} images leaves none of class {CLASSES[lost[0]]} "
-            "to train on; hold out fewer"
+            f"val_size is {size:,} of {len(labels):,} images, which leaves none of class {CLASSES[lost[0]]} "
+            "to train on; expected less"
         )
     return rest, held_out
 
@@ -166,7 +169,7 @@ def stratified_subset(labels: Bytes, indices: Indices, size: int, seed: int) -> 
         UsageError: fewer than one or more than all are asked for.
     """
     if not 1 <= size <= len(indices):
-        raise UsageError(f"cannot train on {size:,} images; expected 1 to {len(indices):,}")
+        raise UsageError(f"train_size is {size:,}; expected 1 to {len(indices):,}")
     return np.sort(_deal(labels, indices, seed)[:size])
 
 

@@ -15,6 +15,7 @@ from cifarcnn.data import images
 from cifarcnn.data.cifar10 import CLASSES, IMAGE_SHAPE, SPLITS, Bytes, Images, Split
 from cifarcnn.errors import DataError, ImageError, UsageError
 from cifarcnn.events import Note, OnEvent, Transfer, ignore
+from cifarcnn.wording import count
 
 SYNONYMS = {
     "plane": "airplane",
@@ -86,12 +87,13 @@ def load(path: Path, split: Split, on_event: OnEvent = ignore, source: str = "")
     if not pictures:
         raise DataError(f"{folder} holds no picture; expected pictures in folders named {', '.join(CLASSES)}")
     if ignored:
-        on_event(Note(f"{folder}: ignored {_some(ignored)}: no pictures by their names, or hidden"))
+        why = "no pictures by their names, hidden, or linked folders"
+        on_event(Note(f"{folder}: ignored {_some(ignored)}: {why}"))
     pixels = _read(pictures, folder, on_event)
     labels = np.array([picture.label for picture in pictures], np.uint8)
     missing = [name for label, name in enumerate(CLASSES) if label not in labels]
     without = f"; none of {', '.join(missing)}" if missing else ""
-    on_event(Note(f"{split} images: {len(pictures):,} pictures in {folder}{without}"))
+    on_event(Note(f"{split} images: {count(len(pictures), 'picture')} in {folder}{without}"))
     return Images(pixels, labels, source or str(path))
 
 
@@ -130,7 +132,7 @@ def _folder_of_split(path: Path, split: str) -> Path:
 
 
 def _find(folder: Path) -> tuple[list[_Picture], list[str]]:
-    """List the pictures in and below class-named folders, and the files that are none."""
+    """List the pictures in and below class-named folders, and what else is there."""
     pictures: list[_Picture] = []
     ignored = [entry.name for entry in folder.iterdir() if not entry.is_dir() or entry.name.startswith(".")]
     folders = [(entry, class_of(entry.name)) for entry in _subfolders(folder)]
@@ -141,9 +143,10 @@ def _find(folder: Path) -> tuple[list[_Picture], list[str]]:
         )
     for entry, label in folders:
         for parent, directories, names in os.walk(entry, onerror=_raise):
-            hidden = [name for name in directories if name.startswith(".")]
-            directories[:] = [name for name in directories if name not in hidden]
-            ignored += hidden
+            # A linked folder could lead back to where it stands.
+            left = [name for name in directories if name.startswith(".") or Path(parent, name).is_symlink()]
+            directories[:] = [name for name in directories if name not in left]
+            ignored += left
             for name in names:
                 path = Path(parent, name)
                 if label is not None and _is_picture(name):

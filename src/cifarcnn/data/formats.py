@@ -108,11 +108,15 @@ def _locate_in_directory(path: Path) -> Located:
                 return Located(form, folder)
             if len(missing) < len(form.members):
                 incomplete = f"{folder} holds part of the {form.name}; missing: {', '.join(missing)}"
+    faults = [DataError(incomplete)] if incomplete else []
     for name in INSIDE:
         if (path / name).exists():
-            return locate(path / name)
-    if incomplete:
-        raise DataError(incomplete)
+            try:
+                return locate(path / name)
+            except DataError as problem:
+                faults.append(problem)
+    if faults:
+        raise next((fault for fault in faults if not isinstance(fault, NothingThere)), faults[0])
     if any(path.glob("*.parquet")) or any(path.glob("*/*.parquet")):
         # Maybe quite another data set, so a search passes over it in silence.
         raise NothingThere(f"{path} {PARQUET}")

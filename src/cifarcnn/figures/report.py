@@ -61,7 +61,7 @@ def write_report(
             shows the training alone.
         facts: tables of names and values by heading, such as settings and environment.
         commands: what to type to get these results again.
-        epochs: rows as ``figures.learning_curves`` takes them; without any, no curves are drawn.
+        epochs: rows as ``charts.learning_curves`` takes them; without any, no curves are drawn.
         worst: how many mistakes are shown.
 
     Raises:

@@ -229,9 +229,14 @@ def quiet_stderr() -> Iterator[None]:
 
     Ctrl-C is no failure: the chatter is then dropped.
     """
+    try:
+        buffer = tempfile.TemporaryFile()  # noqa: SIM115 - closed below
+    except OSError:  # there is nowhere to hold anything
+        yield
+        return
     sys.stderr.flush()
     kept = os.dup(2)
-    with tempfile.TemporaryFile() as buffer:
+    with buffer:
         os.dup2(buffer.fileno(), 2)
         try:
             yield

@@ -93,7 +93,7 @@ def choose(
     Raises:
         UsageError: ``device`` is no such name, or there is no such GPU, or there are not so many.
     """
-    match = re.fullmatch(r"auto|cpu|gpu(?::(\d+))?", device)
+    match = re.fullmatch(r"auto|cpu|gpu(?::(\d{1,4}))?", device)
     if match is None:
         raise UsageError(f"device is {device!r}; expected auto, cpu, gpu or gpu:N")
     if count is not None and count > 1 and hardware.backend != "tensorflow":

@@ -10,11 +10,36 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from cifarcnn.errors import UsageError
 
 SMALL = 32 << 20
 """Bytes of the largest text that is read; a table of a training takes a hundred for each epoch."""
+
+LONGEST_NAME = 255
+"""Bytes that file systems take for a name."""
+
+
+class NotRegularError(OSError):
+    """A FIFO, a device or a directory stands where a file was expected."""
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file to read; anything else could block or never end.
+
+    Raises:
+        NotRegularError: it is something else.
+        OSError: it cannot be opened.
+        ValueError: the name has a null byte.
+    """
+    # Without O_NONBLOCK, opening a FIFO waits for a writer before its kind can be seen.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    kind = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(descriptor)
+        raise NotRegularError("is a directory" if stat.S_ISDIR(kind) else "not a regular file")
+    return os.fdopen(descriptor, "rb")
 
 
 def read_text(path: Path) -> str:
@@ -71,7 +96,7 @@ def replacing(path: Path) -> Iterator[Path]:
     For writers that insist on opening the file themselves. The temporary name keeps the suffix of ``path``,
     by which such writers choose a format.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=beside(path), suffix=path.suffix, dir=path.parent)
     os.close(descriptor)
     aside = Path(name)
     try:
@@ -86,6 +111,20 @@ def replacing(path: Path) -> Iterator[Path]:
         sync_directory(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def beside(path: Path) -> str:
+    """Return how a temporary name next to ``path`` may begin; there is room for what makes it unique."""
+    stem = path.stem
+    while len(os.fsencode(stem + path.suffix)) > LONGEST_NAME - len(".-12345678"):
+        stem = stem[:-1]
+    return f".{stem}-"
+
+
+def sync_tree(directory: Path) -> None:
+    """Make all that is in and below a directory survive a loss of power."""
+    for path in (directory, *directory.rglob("*")):
+        sync_directory(path)
 
 
 def sync_directory(directory: Path) -> None:

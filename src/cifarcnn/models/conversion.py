@@ -105,12 +105,6 @@ def with_metadata(flatbuffer: bytes, text: str) -> bytes:
     return whole.getvalue()
 
 
-def without_metadata(data: bytes) -> bytes:
-    """Take the zip off the end of a LiteRT model."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return data[: min(member.header_offset for member in archive.infolist())]
-
-
 def halve(flatbuffer: bytes) -> tuple[bytes, list[tuple[Kernel, Kernel]]]:
     """Store the kernels of a LiteRT model in float16; all else stays float32.
 

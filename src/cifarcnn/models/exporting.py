@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from cifarcnn.data import cifar10, heldout, sources
+from cifarcnn.data import cifar10, sources
 from cifarcnn.errors import ModelError, UsageError, first_line, reason
 from cifarcnn.events import Note, OnEvent, ignore
 from cifarcnn.machine import files
-from cifarcnn.models import conversion, exported, modelfile
+from cifarcnn.models import conversion, exported, heldout, modelfile
 from cifarcnn.models.exportformats import FORMATS
 from cifarcnn.models.modelfile import Model
 
@@ -97,7 +97,7 @@ def export(
     images = _images(opened, data, on_event)
     try:
         # On the same disk as the target, so that the result can be renamed to it.
-        with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as directory:
+        with tempfile.TemporaryDirectory(prefix=files.beside(target), dir=target.parent) as directory:
             # Converters choose by the suffix.
             aside = Path(directory, f"model{FORMATS[format].suffix}")
             result = _write(opened, format, half, aside, images)
@@ -125,8 +125,8 @@ def _check_target(target: Path, kind: str, force: bool) -> None:
 
 def _default_output(model: Path, kind: str) -> Path:
     """Name the result after the file or the run directory, in the working directory."""
-    resolved = model.resolve()
-    name = resolved.name if resolved.is_dir() else resolved.stem
+    resolved = Path(os.path.realpath(model))
+    name = resolved.name if os.path.isdir(resolved) else resolved.stem
     return Path(f"{name}{FORMATS[kind].suffix}")
 
 
@@ -192,6 +192,8 @@ def _move(aside: Path, target: Path) -> None:
     if aside.is_file() and not target.is_dir():
         files.write_bytes(target, aside.read_bytes())
         return
+    if aside.is_dir():
+        files.sync_tree(aside)
     replaced = aside.with_name("replaced") if os.path.lexists(target) else None
     if replaced:
         target.rename(replaced)

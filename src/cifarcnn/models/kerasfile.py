@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cifarcnn.errors import ModelError, first_line
 from cifarcnn.machine import backend
-from cifarcnn.models import modelguard
+from cifarcnn.models import modelguard, trial
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,11 +103,9 @@ def _read_with_keras(path: Path, checked: Path) -> "keras.Model":
     import keras
     import numpy as np
 
-    from cifarcnn.models import trial
-
     try:
         network = keras.models.load_model(checked, compile=False, safe_mode=True)
-        rows = np.asarray(network(trial.images(modelguard.SMALLEST_BATCH), training=False), np.float32)
+        rows = np.asarray(network(trial.images(trial.SMALLEST_BATCH), training=False), np.float32)
     except Exception as problem:  # as above: whatever Keras makes of a foreign file
         raise _not_loadable(path, problem) from problem
     trial.check_probabilities(path, rows)

@@ -8,6 +8,7 @@ there to those that are told; evaluation and prediction both take them, so they 
 
 import difflib
 import json
+import os
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from cifarcnn.errors import ModelError
 from cifarcnn.machine import backend, files
-from cifarcnn.models import boxed, exported, kerasfile, modelguard
+from cifarcnn.models import boxed, exported, kerasfile, modelguard, trial
+from cifarcnn.runs.progress import Progress
 from cifarcnn.runs.run import RunDirectory
 
 if TYPE_CHECKING:
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 500
 """Images per step of inference: a divisor of the test set, and large enough to keep the processor busy."""
-
-SMALLEST_BATCH = modelguard.SMALLEST_BATCH
 
 
 def display_name(path: Path) -> str:
@@ -99,7 +99,7 @@ class Model:
             batch = images[start : start + batch_size]
             size = batch_size
             if len(batch) < batch_size:
-                size = min(batch_size, max(SMALLEST_BATCH, 1 << (len(batch) - 1).bit_length()))
+                size = min(batch_size, max(trial.SMALLEST_BATCH, 1 << (len(batch) - 1).bit_length()))
             padded = np.concatenate([batch, np.zeros((size - len(batch), *batch.shape[1:]), batch.dtype)])
             answers[start : start + len(batch)] = self.network.predict_on_batch(padded)[: len(batch)]
         return answers
@@ -222,11 +222,12 @@ def _metadata(path: Path, kind: str | None) -> dict[str, Any]:
     """Read what was stored with the model in a file, and check what of it is computed with."""
     metadata = _archived_metadata(path) if kind is None else exported.read_metadata(path, kind)
     temperature = metadata.get("temperature", 1.0)
-    # Beyond the largest float, JSON's integers are no numbers to divide by.
-    if not isinstance(temperature, int | float) or not 0 < temperature < 1e300:
+    # Ours are within 0.05 and 20; with far others the probabilities are no finite numbers.
+    if not isinstance(temperature, int | float) or not 1e-3 <= temperature <= 1e3:
         shown = str(temperature)[:40]
         raise ModelError(
-            f"the model {path} has the temperature {shown}; expected a number above 0; train it again"
+            f"the model {path} has the temperature {shown}; expected a number from 0.001 to 1,000; train it"
+            " again"
         )
     return metadata
 
@@ -237,6 +238,24 @@ def _archived_metadata(path: Path) -> dict[str, Any]:
     if modelguard.OUR_METADATA not in members:
         return {}
     return modelguard.parse_json(path, modelguard.OUR_METADATA, members[modelguard.OUR_METADATA])
+
+
+def keep_best(run: RunDirectory, progress: Progress) -> None:
+    """Keep the model of a run's last completed epoch as the best, if it is.
+
+    That is done after the checkpoint that says so, lest a process killed between them leave the model of an
+    epoch that another may come out of; what it left undone is done when the run goes on.
+
+    Raises:
+        OSError: the directory cannot be written.
+    """
+    if not 0 < progress.best_epoch == progress.epoch or not os.path.exists(run.last):
+        return
+    # A kill may also have left the model of an epoch that no checkpoint knows.
+    if read_metadata(run.last).get("epoch") == progress.epoch:
+        content = run.last.read_bytes()
+        if not os.path.exists(run.best) or run.best.read_bytes() != content:
+            files.write_bytes(run.best, content)
 
 
 def load(path: Path) -> Model:

@@ -2,14 +2,13 @@
 
 A ``.keras`` file is a zip of a JSON description and HDF5 weights. Loading one runs whatever its description
 names, and allocates whatever its sizes ask for. So the archive, the description and the weights are checked
-here first: what they hold, what they name, how large they are. ``modelfile`` loads what passed.
+here first: what they hold, what they name, how large they are. ``kerasfile`` loads what passed.
 """
 
 import contextlib
 import io
 import json
 import os
-import stat
 import tempfile
 import zipfile
 import zlib
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cifarcnn.errors import ModelError, reason
+from cifarcnn.machine import files
 
 CONFIG, KERAS_METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 OUR_METADATA = "cifarcnn.json"
@@ -26,9 +26,6 @@ LARGEST_MEMBER = {CONFIG: 16 << 20, KERAS_METADATA: 1 << 20, WEIGHTS: 512 << 20,
 
 LARGEST_EXPANSION = 100
 """Keras stores without compression and random weights barely compress: more than this is a bomb."""
-
-SMALLEST_BATCH = 8
-"""A batch of one takes another path through the convolutions, whose sums differ in the last digits."""
 
 MOST_PARAMETERS = 100_000_000
 LARGEST_ACTIVATION = 1 << 20
@@ -130,14 +127,13 @@ def open_regular(path: Path) -> BinaryIO:
         ModelError: there is none, it cannot be read, or it is a FIFO, a device or a directory.
     """
     try:
-        # Without O_NONBLOCK, opening a FIFO waits for a writer before its kind can be seen.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return files.open_regular(path)
+    except files.NotRegularError as problem:
+        raise ModelError(
+            f"{path} is not a regular file; expected a model file or a run directory"
+        ) from problem
     except OSError as problem:
         raise ModelError(f"cannot read the model {path}: {problem.strerror}") from problem
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ModelError(f"{path} is not a regular file; expected a model file or a run directory")
-    return os.fdopen(descriptor, "rb")
 
 
 @contextlib.contextmanager

@@ -17,8 +17,6 @@ from cifarcnn.metrics import Array
 from cifarcnn.models import trial
 from cifarcnn.wording import count
 
-PROBE_IMAGES = 8
-
 
 class Runtime(Protocol):
     """An exported model, opened."""
@@ -48,9 +46,8 @@ class LiteRT:
         with backend.quiet_stderr():
             self.interpreter = interpreter.Interpreter(model_content=data, num_threads=self.cpus)
             ends = (self.interpreter.get_input_details(), self.interpreter.get_output_details())
-        for what, found, expected in zip(("takes", "puts out"), ends, ((32, 32, 3), (10,)), strict=True):
-            shapes = [(detail["dtype"].__name__, tuple(detail["shape"].tolist())[1:]) for detail in found]
-            _check_end(path, what, shapes, ("float32", expected))
+        kinds = [[(end["dtype"].__name__, tuple(end["shape"].tolist())[1:]) for end in side] for side in ends]
+        _check_ends(path, kinds, "float32")
         self.input, self.output = ends[0][0]["index"], ends[1][0]["index"]
         self.batch = 0
 
@@ -92,9 +89,8 @@ class Onnx:
         except Exception as problem:
             raise RuntimeError(str(problem)) from problem
         ends = (self.session.get_inputs(), self.session.get_outputs())
-        for what, found, expected in zip(("takes", "puts out"), ends, ((32, 32, 3), (10,)), strict=True):
-            shapes = [(end.type, tuple(end.shape or ())[1:]) for end in found]
-            _check_end(path, what, shapes, ("tensor(float)", expected))
+        kinds = [[(end.type, tuple(end.shape or ())[1:]) for end in side] for side in ends]
+        _check_ends(path, kinds, "tensor(float)")
         self.input, self.output = ends[0][0].name, ends[1][0].name
 
     def predict_on_batch(self, images: Array) -> Array:
@@ -131,9 +127,9 @@ class SavedModel:
         except Exception as problem:
             raise RuntimeError(str(problem)) from problem
         inputs, outputs = self.function.structured_input_signature[1], self.function.structured_outputs
-        for what, found, expected in (("takes", inputs, (32, 32, 3)), ("puts out", outputs, (10,))):
-            shapes = [(spec.dtype.name, tuple(spec.shape)[1:]) for spec in found.values()]
-            _check_end(path, what, shapes, ("float32", expected))
+        ends = (inputs.values(), outputs.values())
+        kinds = [[(spec.dtype.name, tuple(spec.shape)[1:]) for spec in side] for side in ends]
+        _check_ends(path, kinds, "float32")
         (self.input,), (self.output,) = inputs, outputs
 
     def predict_on_batch(self, images: Array) -> Array:
@@ -180,22 +176,24 @@ def check_answers(path: str, runtime: Runtime, most_images: int) -> None:
         RuntimeError, ValueError: the runtime cannot compute them.
     """
     probe = trial.images(most_images)
-    rows = np.asarray(runtime.predict_on_batch(probe[:PROBE_IMAGES]))
-    if rows.shape != (PROBE_IMAGES, 10) or rows.dtype != np.float32:
+    few = trial.SMALLEST_BATCH
+    rows = np.asarray(runtime.predict_on_batch(probe[:few]))
+    if rows.shape != (few, 10) or rows.dtype != np.float32:
         raise ModelError(
-            f"the model {path} answers {PROBE_IMAGES} images with {rows.dtype} {rows.shape}; expected "
-            f"float32 ({PROBE_IMAGES}, 10)"
+            f"the model {path} answers {few} images with {rows.dtype} {rows.shape}; expected "
+            f"float32 ({few}, 10)"
         )
     trial.check_probabilities(path, rows)
     many = np.asarray(runtime.predict_on_batch(probe[::-1]))
-    if many.shape != (most_images, 10) or not np.allclose(many[::-1][:PROBE_IMAGES], rows, atol=1e-3):
+    if many.shape != (most_images, 10) or not np.allclose(many[::-1][:few], rows, atol=1e-3):
         raise ModelError(f"the model {path} answers an image differently among others; not opened")
 
 
-def _check_end(path: str, what: str, found: list[Any], expected: Any) -> None:
-    """Refuse a model of several inputs or outputs, or of another type or shape per image."""
-    if found != [expected]:
-        shown = ", ".join(f"{kind} {shape}" for kind, shape in found[:3]) or "nothing"
-        raise ModelError(
-            f"the model {path} {what} {shown} per image; expected {expected[0]} {expected[1]}, and one tensor"
-        )
+def _check_ends(path: str, ends: list[list[Any]], number: str) -> None:
+    """Refuse a model of several inputs or outputs, or of another kind of number or shape per image."""
+    for what, found, shape in zip(("takes", "puts out"), ends, ((32, 32, 3), (10,)), strict=True):
+        if found != [(number, shape)]:
+            shown = ", ".join(f"{kind} {shape}" for kind, shape in found[:3]) or "nothing"
+            raise ModelError(
+                f"the model {path} {what} {shown} per image; expected {number} {shape}, and one tensor"
+            )

@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 from cifarcnn.errors import ModelError
 
+SMALLEST_BATCH = 8
+"""A batch of one takes another path through the convolutions, whose sums differ in the last digits."""
+
 
 def images(count: int) -> npt.NDArray[np.uint8]:
     """Return the images to ask about, uint8 (count, 32, 32, 3): a black one, and noise."""

@@ -17,15 +17,15 @@ from cifarcnn import metrics, names
 from cifarcnn.data import images
 from cifarcnn.data.cifar10 import CLASSES, Bytes
 from cifarcnn.data.images import SIDE, Resize
-from cifarcnn.errors import CifarCNNError
+from cifarcnn.errors import CifarCNNError, UsageError
 from cifarcnn.metrics import Array
 from cifarcnn.models.modelfile import Model
-from cifarcnn.prediction import lettering, sheet
+from cifarcnn.prediction import lettering, picturefiles, sheet
 from cifarcnn.prediction.picturefiles import Failure
 from cifarcnn.prediction.sheet import TEXT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from PIL import Image
 
@@ -112,6 +112,22 @@ def _colours(strength: Array) -> Array:
     return np.stack([np.interp(strength, (0, 0.5, 1), stops[:, channel]) for channel in range(3)], axis=-1)
 
 
+def check_apart(directory: Path, pictures: "Collection[str]") -> None:
+    """Refuse to draw over one of the pictures that are explained.
+
+    Raises:
+        UsageError: a file that is to be written is among the pictures, by whatever name.
+    """
+    unique = names.Unique()
+    for target in [directory / _file(unique(names.stem(name))) for name in pictures]:
+        if picturefiles.is_one_of(target, pictures):
+            raise UsageError(f"{target} is one of the pictures; give another directory with --explain")
+
+
+def _file(stem: str) -> str:
+    return f"{stem}-explained.png"
+
+
 def drawn(answers: "Iterable[Answer]", model: Model, directory: Path, resize: Resize) -> "Iterator[Answer]":
     """Hand answers on after drawing what mattered in each picture.
 
@@ -138,7 +154,7 @@ def drawn(answers: "Iterable[Answer]", model: Model, directory: Path, resize: Re
     return (
         answer
         if isinstance(answer, Failure)
-        else _explained(answer, model, directory / f"{unique(names.stem(answer.path))}-explained.png", resize)
+        else _explained(answer, model, directory / _file(unique(names.stem(answer.path))), resize)
         for answer in answers
     )
 

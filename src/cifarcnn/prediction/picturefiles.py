@@ -1,9 +1,11 @@
-"""Finding the pictures that paths, directories and patterns stand for."""
+"""Finding the pictures that paths, directories and patterns stand for, and not writing over them."""
 
 import glob
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from cifarcnn.data import images
 from cifarcnn.errors import reason
@@ -43,6 +45,11 @@ def expand(path: str, recursive: bool) -> list[str | Failure]:
         for name in sorted(glob.glob(path, recursive=True), key=_natural)
         for source in (expand(name, recursive) if os.path.isdir(name) else [name])
     ] or [Failure(path, "no file matches this pattern")]
+
+
+def is_one_of(path: Path, pictures: Collection[str]) -> bool:
+    """Whether a file to be written is one of the pictures, by whatever name."""
+    return os.path.exists(path) and any(os.path.exists(name) and path.samefile(name) for name in pictures)
 
 
 def _pictures_below(directory: str) -> list[str | Failure]:

@@ -20,7 +20,7 @@ from cifarcnn.data.images import Resize
 from cifarcnn.errors import ImageError, UsageError, reason
 from cifarcnn.evaluation import outsiders
 from cifarcnn.events import Note, OnEvent, PicturesDone, ignore
-from cifarcnn.models import boxed, modelfile
+from cifarcnn.models import boxed, modelfile, trial
 from cifarcnn.models.modelfile import Model
 from cifarcnn.prediction.picturefiles import STANDARD_INPUT, Failure, expand
 
@@ -144,7 +144,7 @@ def predict(
         on_event(Note(model.inference()))
     names = tuple(source.path if isinstance(source, Failure) else source for source in sources)
     if look:
-        batch_size = min(batch_size, max(modelfile.SMALLEST_BATCH, LOOKS // (3 * look * look)))
+        batch_size = min(batch_size, max(trial.SMALLEST_BATCH, LOOKS // (3 * look * look)))
     work = _Work(model, top_k, resize, batch_size, look, outsiders.limit(model.metadata, model.path))
     return Answers(model, names, top_k, _stream(sources, work, on_event))
 

@@ -5,14 +5,13 @@ there are; a PDF, one file of all pages, takes that of all.
 """
 
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifarcnn import names
 from cifarcnn.errors import CifarCNNError, UsageError, reason
 from cifarcnn.machine import files
-from cifarcnn.prediction import lettering
+from cifarcnn.prediction import lettering, picturefiles
 from cifarcnn.prediction.lettering import BLACK, BLUE, GREY, ORANGE, PALE, RED, Colour
 from cifarcnn.prediction.picturefiles import Failure
 from cifarcnn.prediction.prediction import LOOK_FOR_SHEET
@@ -57,7 +56,7 @@ def check_apart(path: Path, pictures: "Collection[str]") -> None:
         UsageError: one of the sheet's pages is among the pictures, by whatever name.
     """
     for page in places(path, len(pictures)):
-        if os.path.exists(page) and any(os.path.exists(name) and page.samefile(name) for name in pictures):
+        if picturefiles.is_one_of(page, pictures):
             raise UsageError(f"{page} is one of the pictures; give the sheet another name with --output")
 
 

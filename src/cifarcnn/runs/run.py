@@ -96,7 +96,7 @@ class RunDirectory:
             UsageError: there is none.
         """
         run = cls(path)
-        if not path.is_dir():
+        if not os.path.isdir(path):
             raise UsageError(f"no run directory {str(path)!r}; expected one that `cifarcnn train` has made")
         if not run.resumable():
             raise UsageError(
@@ -106,7 +106,8 @@ class RunDirectory:
 
     def resumable(self) -> bool:
         """Return whether there is a checkpoint."""
-        return self.checkpoint.exists() or self.previous.exists()
+        # Where nobody may look, Path.exists raises an error.
+        return os.path.exists(self.checkpoint) or os.path.exists(self.previous)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -143,6 +144,18 @@ class RunDirectory:
         """Write a document to one of the paths above."""
         with saving(self.path):
             files.write_text(path, json.dumps(document, indent=2) + "\n")
+
+    def describe(self, settings: Settings, environment: Mapping[str, Any]) -> None:
+        """Write ``settings.json``, and ``environment.json`` of a new run, unless they are there and right."""
+        document = dataclasses.asdict(settings)
+        try:
+            known = json.loads(files.read_text(self.settings))
+        except (OSError, ValueError):
+            known = None
+        if known != document:
+            self.write_json(self.settings, document)
+        if not os.path.exists(self.environment):
+            self.write_json(self.environment, environment)
 
     def write_tables(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write ``metrics.csv`` and ``timing.csv``."""

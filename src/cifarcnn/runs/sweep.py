@@ -9,6 +9,7 @@ import functools
 import itertools
 import json
 import math
+import os
 import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 
 from cifarcnn import config
 from cifarcnn.config import Settings, Value
+from cifarcnn.data import sources
 from cifarcnn.errors import RunError, UsageError
 from cifarcnn.machine import files
 from cifarcnn.runs import run
@@ -110,7 +112,7 @@ def is_sweep_file(path: str | Path) -> bool:
         UsageError: it cannot be read.
     """
     # What is no file, a shell's <(...) for one, can be read but once, and gives the runs no directory's name.
-    return Path(path).is_file() and not config.read_table(path).keys().isdisjoint(config.MANY)
+    return os.path.isfile(path) and not config.read_table(path).keys().isdisjoint(config.MANY)
 
 
 def read(
@@ -164,7 +166,7 @@ def repeat(settings: Mapping[str, Value], seeds: Sequence[int], data: str | Path
     """
     check_seeds(seeds)
     tasks = tuple(Task(f"seed{seed}", config.resolve({**settings, "seed": seed})) for seed in seeds)
-    return Plan(tasks, _absolute(data))
+    return Plan(tasks, sources.absolute(data))
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
@@ -271,7 +273,7 @@ def _plan(combinations: Sequence[Mapping[str, Value]], where: str, data: str | P
         Task("-".join([f"{number:0{width}}", *_words(names, row)])[:LONGEST_NAME].rstrip("-."), resolved)
         for row, (resolved, number) in zip(combinations, settings.items(), strict=True)
     )
-    return Plan(tasks, _absolute(data))
+    return Plan(tasks, sources.absolute(data))
 
 
 def _words(names: Sequence[str], row: Mapping[str, Value]) -> Iterator[str]:
@@ -284,7 +286,3 @@ def _words(names: Sequence[str], row: Mapping[str, Value]) -> Iterator[str]:
             yield name if value else f"not_{name}"
         elif value is not None:
             yield f"{name}{value:g}" if isinstance(value, float) else f"{name}{value}"
-
-
-def _absolute(data: str | Path | None) -> str | None:
-    return None if data is None else str(Path(data).absolute())

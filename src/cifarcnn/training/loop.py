@@ -24,7 +24,7 @@ from cifarcnn.errors import Interrupted, RunError
 from cifarcnn.evaluation import outsiders
 from cifarcnn.events import EpochDone, OnEvent
 from cifarcnn.figures import presentation
-from cifarcnn.machine import backend, files
+from cifarcnn.machine import backend
 from cifarcnn.machine.signals import StopRequest
 from cifarcnn.models import modelfile
 from cifarcnn.runs import run
@@ -86,6 +86,11 @@ class Training:
                 self._finish_epoch(speed)
             if self.drawn_epoch != self.progress.epoch:
                 self._redraw()
+            if (received := self._asked(stop)) is not None:
+                again = run.resume_command(self.directory.path)
+                raise Interrupted(
+                    f"stopped after the last epoch; saved; what is left is made by: {again}", 128 + received
+                )
 
     def _share(self, directory: RunDirectory | None) -> RunDirectory:
         """Let all workers begin where the chief does, and know its directory."""
@@ -109,10 +114,9 @@ class Training:
         directory, settings = self.directory, self.setup.settings
         if settings != self.resumed_settings:
             self._save()
-            directory.write_json(directory.settings, dataclasses.asdict(settings))
-            environment = {**self.setup.facts, "platform": platform.platform()}
-            directory.write_json(directory.environment, environment)
+        directory.describe(settings, {**self.setup.facts, "platform": platform.platform()})
         with run.saving(directory.path):
+            modelfile.keep_best(directory, self.progress)
             self.log = TensorBoardLog(directory.tensorboard, self.progress.rows)
 
     def _asked(self, stop: StopRequest) -> int | None:
@@ -135,7 +139,7 @@ class Training:
         picks = picks[: self.steps * self.batch_size]
         if architectures.find(settings.arch).any_side:
             self.pair.train_at(side_of_epoch(settings)[progress.epoch])
-        speed = 0.0
+        timed_images, timed_seconds = 0, 0.0
         while progress.step < self.steps:
             rest = picks[progress.step * self.batch_size :]
             watcher = Watcher(progress, settings, self.steps, stop, self.on_event)
@@ -149,14 +153,15 @@ class Training:
             seconds = time.monotonic() - watcher.started
             progress.seconds += seconds
             progress.epoch_seconds += seconds
-            speed = watcher.images_per_second()
+            timed_images += watcher.timed_images
+            timed_seconds += watcher.timed_seconds()
             if watcher.broken_loss is not None:
                 self._fail(f"the loss became {watcher.broken_loss}")
             asked = self._asked(stop)
             if progress.step < self.steps or asked is not None:
                 self._save()
             self._stop_if(asked)
-        return speed
+        return timed_images / timed_seconds if timed_images else 0.0
 
     def _finish_epoch(self, images_per_second: float) -> None:
         """Measure the epoch, keep its model, and save."""
@@ -186,11 +191,12 @@ class Training:
         if self.writes:
             with run.saving(self.directory.path):
                 modelfile.save(self.pair.stock, self.directory.last, self._metadata(row))
-                if best:
-                    files.write_bytes(self.directory.best, self.directory.last.read_bytes())
                 self.log.add(row)
         progress.seconds += time.monotonic() - started
         self._save()
+        if self.writes:
+            with run.saving(self.directory.path):
+                modelfile.keep_best(self.directory, progress)
         self.on_event(EpochDone(**row, epochs=self.setup.settings.epochs, best=best))
         if started - self.drawn > REDRAW_SECONDS:
             self._redraw()

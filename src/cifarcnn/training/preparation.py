@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from cifarcnn import expectations
 from cifarcnn.config import FIELDS, Settings, resolve
-from cifarcnn.data import sources
+from cifarcnn.data import cifar10, sources
 from cifarcnn.data.cifar10 import Images
 from cifarcnn.errors import CifarCNNError, RunError, UsageError
 from cifarcnn.events import EpochDone, Event, Note, OnEvent, StepsDone
 from cifarcnn.machine import backend, devices
+from cifarcnn.models import heldout
 from cifarcnn.runs.run import Checkpoint, RunDirectory
 from cifarcnn.training import cluster, meeting, preflight
 from cifarcnn.training.cluster import LONGEST_WAIT, WAIT_SECONDS, Cluster
@@ -120,10 +121,9 @@ def find(data: str | Path | None, company: Company, on_event: OnEvent) -> Found:
         "cpu": hardware.cpu,
         "cpus": hardware.cpus,
         "workers": len(company.cluster.workers) if company.cluster else 1,
-        "training_images_sha256": images.sha256(),
+        heldout.TRAINED_ON: images.sha256(),
     }
-    place = None if data is None else str(Path(data).absolute())
-    return Found(images, hardware, facts, place)
+    return Found(images, hardware, facts, sources.absolute(data))
 
 
 def settle(
@@ -230,7 +230,8 @@ def _setup(
     company: Company,
     on_event: OnEvent,
 ) -> "Setup":
-    if expected := expectations.of(settings):
+    cifar10s_own = found.facts[heldout.TRAINED_ON] == cifar10.TRAINING_IMAGES_SHA256
+    if cifar10s_own and (expected := expectations.of(settings)):
         on_event(Note(expected.sentence()))
     if settings.patience and not settings.val_size:
         on_event(Note("warning: patience has no effect without validation images"))
@@ -295,7 +296,7 @@ def compare(checkpoint: Checkpoint, found: Found, directory: RunDirectory, on_ev
         name: (before.get(name), value) for name, value in found.facts.items() if before.get(name) != value
     }
     for name, mend in (
-        ("training_images_sha256", "name the images that it began with, with --data"),
+        (heldout.TRAINED_ON, "name the images that it began with, with --data"),
         ("backend", f"set KERAS_BACKEND={before.get('backend')}"),
     ):
         if name in differing:

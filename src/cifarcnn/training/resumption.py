@@ -6,6 +6,8 @@ It finds out how far the run is and whether settings, data and hardware are stil
 
 import contextlib
 import dataclasses
+import os
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cifarcnn.training.assembly import Setup
+
+MAY_CHANGE = ("epochs", "device", "devices")
+"""What of a run's settings another may be given for when it goes on."""
 
 
 def resume(
@@ -50,7 +55,7 @@ def resume(
         data: where the data set is, if it is neither where it was nor found by itself.
         alone, wait: as for ``train``.
         on_event: told what happens.
-        **settings: must equal the run's own, if given; but ``devices`` may change.
+        **settings: must equal the run's own, if given; but ``device`` and ``devices`` may change.
 
     Raises:
         UsageError: no such run, or a setting differs from the run's.
@@ -67,13 +72,14 @@ def resume(
             stack.enter_context(directory.locked())
             checkpoint = directory.load_checkpoint(on_event)
             after = _resumed_settings(checkpoint, {**settings, "epochs": epochs})
-            if data is None and checkpoint.data is not None and Path(checkpoint.data).exists():
+            if data is None and checkpoint.data is not None and os.path.exists(checkpoint.data):
                 data = checkpoint.data
             if checkpoint.progress.finished(after):
                 return _finished(directory, checkpoint, after, data, company, on_event)
             found = preparation.find(data, company, on_event)
             preparation.compare(checkpoint, found, directory, on_event)
             setup = preparation.settle(found, after, company, on_event, resumed=True)
+            _tell_device(checkpoint.settings.device, setup.settings.device, on_event)
         return _go_on(directory, checkpoint, setup, on_event)
 
 
@@ -112,10 +118,11 @@ def _finished(
             checkpoint, settings=dataclasses.replace(checkpoint.settings, epochs=epochs)
         )
         directory.save_checkpoint(checkpoint)
-        directory.write_json(directory.settings, dataclasses.asdict(checkpoint.settings))
     with directory.remembering_failure():
+        directory.describe(checkpoint.settings, {**checkpoint.facts, "platform": platform.platform()})
         directory.write_tables(progress.rows)
         with saving(directory.path):
+            modelfile.keep_best(directory, progress)
             presentation.redraw(directory, progress.rows, None, None)
         if not directory.report.exists():
             found = preparation.find(data, company, on_event)
@@ -126,7 +133,7 @@ def _finished(
                 with saving(directory.path):
                     presentation.redraw(directory, progress.rows, answers, validation.labels)
             presentation.write_run_report(directory, validation, found.data)
-    result = result_of(directory, settings, progress)
+    result = result_of(directory, checkpoint.settings, progress)
     if company.cluster is not None:
         greeting = {"resume": True, "result": result.as_document()}
         preparation.meet(company.cluster, greeting, company, on_event)
@@ -146,6 +153,14 @@ def _follow(data: str | Path | None, cluster: Cluster, company: Company, on_even
         return train_with_chief(Training(setup, on_event))
 
 
+def _tell_device(before: str, now: str, on_event: OnEvent) -> None:
+    """Say that a run goes on on something else than it began on."""
+    if now != before:
+        on_event(
+            Note(f"warning: device was {before}, is {now} now: the result may differ in the last digits")
+        )
+
+
 def _ending(settings: Settings, progress: Progress) -> str:
     """Say why a run is finished."""
     if progress.epoch >= settings.epochs:
@@ -155,7 +170,7 @@ def _ending(settings: Settings, progress: Progress) -> str:
 
 
 def _resumed_settings(checkpoint: Checkpoint, said: "Mapping[str, config.Value]") -> Settings:
-    """Return the run's settings with the new number of epochs; refuse any other change.
+    """Return the run's settings with another number of epochs or device; refuse any other change.
 
     Raises:
         UsageError: a setting differs, or more epochs than that are completed.
@@ -168,7 +183,8 @@ def _resumed_settings(checkpoint: Checkpoint, said: "Mapping[str, config.Value]"
     differing = [
         f"{name} is {getattr(before, name)!r} in the run, {value!r} now"
         for name, value in said.items()
-        if name not in ("epochs", "devices") and value is not None and value != getattr(before, name)
+        if name not in MAY_CHANGE and value is not None and value != getattr(before, name)
+        if (name, value) != ("precision", "auto")
     ]
     if differing:
         raise UsageError(
@@ -178,7 +194,9 @@ def _resumed_settings(checkpoint: Checkpoint, said: "Mapping[str, config.Value]"
     begun = progress.epoch + (progress.step > 0)
     if isinstance(epochs, int) and epochs < begun:
         raise UsageError(f"epochs is {epochs}, but {begun} are begun or completed; expected at least as many")
-    changed = {name: said[name] for name in ("epochs", "devices") if said.get(name) is not None}
-    if "devices" in changed and before.device.startswith("gpu"):
+    changed = {name: said[name] for name in MAY_CHANGE if said.get(name) is not None}
+    if "device" in changed:
+        changed.setdefault("devices", None)
+    elif "devices" in changed and before.device.startswith("gpu"):
         changed["device"] = "gpu"
     return config.resolve({**dataclasses.asdict(before), **changed})

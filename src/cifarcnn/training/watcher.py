@@ -68,9 +68,15 @@ class Watcher(keras.callbacks.Callback):  # type: ignore[misc]
         """Go by what any of several processes wished for before the step, so that all end after the same."""
         self.granted = wishes
 
+    @property
+    def timed_images(self) -> int:
+        """How many images passed since the end of the first call, which includes compilation."""
+        return 0 if self.warm is None else (self.progress.step - self.warm[1]) * self.settings.batch_size
+
+    def timed_seconds(self) -> float:
+        """Return the time that has passed since then."""
+        return 0.0 if self.warm is None else time.monotonic() - self.warm[0]
+
     def images_per_second(self) -> float:
-        """Return the speed after the first call, which includes compilation; 0 if there was but one."""
-        if self.warm is None or self.progress.step == self.warm[1]:
-            return 0.0
-        images = (self.progress.step - self.warm[1]) * self.settings.batch_size
-        return images / (time.monotonic() - self.warm[0])
+        """Return the speed since then; 0 if there was but one call."""
+        return self.timed_images / self.timed_seconds() if self.timed_images else 0.0

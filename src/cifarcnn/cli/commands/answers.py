@@ -108,7 +108,7 @@ def show_table(answers: "Answers", threshold: float | None) -> int:
             style = "yellow" if marks else "bold"
             line = f"[{style}]{best.label:<10}[/] {best.probability:>6.1%}  {runners_up}"
             line += f"  [yellow]{', '.join(marks)}[/]" if marks else ""
-        console.stdout.print(f"{escape(name.ljust(width))}  {line}", soft_wrap=True)
+        console.stdout.print(f"{escape(f'{name:<{width}}  ')}{line}", soft_wrap=True)
     return failed
 
 

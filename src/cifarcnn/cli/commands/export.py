@@ -1,5 +1,6 @@
 """``cifarcnn export``: write a trained network for LiteRT, ONNX Runtime or TensorFlow."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -69,4 +70,4 @@ def export(
             f"rounding changes probabilities by up to {result.rounding_difference:.1e} and "
             f"{percent(result.changed, 1)} of the answers"
         )
-    click.echo(f"next:  cifarcnn evaluate {name}")
+    click.echo(f"next:  cifarcnn evaluate {shlex.quote(name)}")

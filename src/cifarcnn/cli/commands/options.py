@@ -86,7 +86,8 @@ def setting_options(
             limits, kind, flag = item.metadata, item.type, f"--{name.replace('_', '-')}"
             meaning = limits["meaning"]
             if kind is bool:
-                command = click.option(flag, name, is_flag=True, default=None, help=meaning)(command)
+                both = f"{flag}/--no-{flag.removeprefix('--')}"
+                command = click.option(both, name, default=None, help=meaning)(command)
                 continue
             default = getattr(defaults, name)
             if default is not None:

@@ -123,6 +123,7 @@ def predict(
         if explain:
             from cifarcnn.prediction import explanation
 
+            explanation.check_apart(explain, answers.paths)
             stream = explanation.drawn(stream, answers.model, explain, resize)
         if output:
             title = console.printable(answers.model.name)

@@ -115,9 +115,8 @@ def show(found: "Listing") -> None:
             line += f"\n  [red]{escape(reason)}[/]" if reason else ""
         console.stdout.print(line, soft_wrap=True)
     same = [row.settings for row in found.rows if row.settings][:1]
-    shared = [f"{name} {same[0][name]}" for name in ("arch", "recipe", "seed") if same]
-    shared = [text for text in shared if text.split()[0] not in found.differing]
-    if shared:
+    alike = [name for name in ("arch", "recipe", "seed") if name not in found.differing]
+    if shared := [f"{name} {same[0][name]}" for name in alike if same]:
         click.echo(f"all: {', '.join(shared)}")
     _show_groups(found)
     if left_out:

@@ -13,7 +13,7 @@ from cifarcnn import architectures, config
 from cifarcnn.cli import console
 from cifarcnn.cli.commands.options import complete_architecture, complete_file, json_option
 from cifarcnn.expectations import Expectation
-from cifarcnn.wording import duration, percent
+from cifarcnn.wording import count, duration, percent
 
 if TYPE_CHECKING:
     from cifarcnn.models.exportsummary import ExportSummary
@@ -143,4 +143,5 @@ def _show_recipes(recipes: "dict[str, Recipe]") -> None:
     for recipe, facts in recipes.items():
         if facts.expected:
             expected = facts.expected
-            click.echo(f"{recipe}: the mean of {expected.seeds} on {expected.hardware}, {expected.precision}")
+            runs = count(expected.seeds, "run")
+            click.echo(f"{recipe}: the mean of {runs} on {expected.hardware}, {expected.precision}")

@@ -19,7 +19,7 @@ from cifarcnn.wording import count
 
 if TYPE_CHECKING:
     from cifarcnn.runs.sweep import Plan
-    from cifarcnn.training.repeats import SeriesResult
+    from cifarcnn.training.series import SeriesResult
     from cifarcnn.training.training import TrainingResult
 
 
@@ -114,7 +114,7 @@ def train(
     one_of_several = _together(resume, settings_file, seeds, repeat, settings["seed"], task, tasks)
     from cifarcnn.cli.training_display import TrainingDisplay
     from cifarcnn.runs import sweep
-    from cifarcnn.training import repeats
+    from cifarcnn.training import series
 
     seeds = seeds or list(range(repeat or 0))
     spanning = settings_file is not None and sweep.is_sweep_file(settings_file)
@@ -122,9 +122,9 @@ def train(
         raise click.UsageError(f"{one_of_several} needs --config with a file that has a [grid] or [[run]]")
     if tasks and settings_file is not None:
         plan = sweep.read(settings_file, settings, seeds)
-        _show_tasks(plan, repeats.sweep_directory(settings_file, out), as_json)
+        _show_tasks(plan, series.sweep_directory(settings_file, out), as_json)
         return
-    several = spanning or bool(seeds) or (resume is not None and repeats.is_series(resume))
+    several = spanning or bool(seeds) or (resume is not None and series.is_series(resume))
     company = _company(several, alone, wait, scale_batch, resume)
     with contextlib.nullcontext(ignore) if quiet else TrainingDisplay() as on_event:
         common: dict[str, Any] = {"data": path, "on_event": on_event, **company, **settings}
@@ -136,11 +136,11 @@ def train(
             result = _train_plain(seeds, {"settings_file": settings_file, "out": out, **common})
     if as_json:
         console.emit_json(result.as_document())
-    elif isinstance(result, repeats.SeriesResult):
+    elif isinstance(result, series.SeriesResult):
         _show_series(result)
     else:
         _show(result)
-    if isinstance(result, repeats.SeriesResult) and result.failures:
+    if isinstance(result, series.SeriesResult) and result.failures:
         console.note(f"{len(result.failures)} of {len(result.failures) + len(result.runs)} runs failed")
         context.exit(1)
 
@@ -150,7 +150,8 @@ def _company(
 ) -> dict[str, Any]:
     """Return the arguments that say who trains together; several runs are trained by one process each."""
     if scale_batch and (several or resume is not None):
-        raise click.UsageError("--scale-batch is for one new run: a resumed one keeps its settings")
+        why = "several were asked for" if resume is None else "a resumed one keeps its settings"
+        raise click.UsageError(f"--scale-batch is for one new run; {why}")
     if not several:
         return {"alone": alone, "wait": wait, **({"scale_batch": True} if scale_batch else {})}
     if not alone and cluster.from_environment(os.environ) is not None:
@@ -163,32 +164,33 @@ def _company(
 
 def _resume(directory: Path, common: dict[str, Any]) -> "TrainingResult | SeriesResult":
     """Go on with one run, or with several in one directory."""
-    from cifarcnn.training import repeats, resumption
+    from cifarcnn.training import resumption, series
 
-    if not repeats.is_series(directory):
+    if not series.is_series(directory):
         return resumption.resume(directory, **common)
-    if any(value is not None for name, value in common.items() if name != "on_event"):
+    place = {name: common.pop(name) for name in ("data", "on_event")}
+    if any(value is not None for value in common.values()):
         raise click.UsageError("several runs are resumed as they were: give no setting to --resume")
-    return repeats.resume_series(directory, on_event=common["on_event"])
+    return series.resume_series(directory, **place)
 
 
 def _train_spanned(file: Path, task: int | None, common: dict[str, Any]) -> "TrainingResult | SeriesResult":
     """Train the runs of a file, or one of them."""
-    from cifarcnn.training import repeats
+    from cifarcnn.training import series
 
     if task is None:
-        return repeats.train_sweep(file, **common)
-    return repeats.train_task(file, task, **common)
+        return series.train_sweep(file, **common)
+    return series.train_task(file, task, **common)
 
 
 def _train_plain(seeds: list[int], common: dict[str, Any]) -> "TrainingResult | SeriesResult":
     """Train once, or once for each seed."""
-    from cifarcnn.training import repeats, training
+    from cifarcnn.training import series, training
 
     if not seeds:
         return training.train(**common)
     del common["seed"]
-    return repeats.train_seeds(seeds, **common)
+    return series.train_seeds(seeds, **common)
 
 
 def _together(

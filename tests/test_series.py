@@ -9,12 +9,13 @@ import pytest
 
 import cifarcnn as package
 from cifarcnn.errors import Interrupted, RunError, UsageError
-from cifarcnn.training import repeats
+from cifarcnn.runs import sweep
+from cifarcnn.training import series
 from conftest import Run
 from test_resume import Stopper, assert_same_run
 
 SMALL: dict[str, Any] = {
-    "arch": "shallow2",
+    "arch": "plain6-small",
     "train_size": 300,
     "val_size": 100,
     "batch_size": 50,
@@ -34,11 +35,11 @@ def test_seeds_are_trained_as_if_alone_and_resumed_together(tmp_path: Path, data
     with pytest.raises(
         Interrupted, match=r"stopped in seed5, saved; 1 of 3 runs are finished; go on with: c"
     ):
-        repeats.train_seeds(
+        series.train_seeds(
             [2, 5, 3], out=tmp_path / "series", data=data_directory, on_event=stop_in_the_second, **SMALL
         )
     (directory,) = (tmp_path / "series").iterdir()
-    result = repeats.resume_series(directory)
+    result = series.resume_series(directory)
     assert [run.seed for run in result.runs] == [2, 5, 3]
     assert [run.run_dir.name for run in result.runs] == ["seed2", "seed5", "seed3"]
     accuracies = [run.val_accuracy for run in result.runs]
@@ -48,14 +49,14 @@ def test_seeds_are_trained_as_if_alone_and_resumed_together(tmp_path: Path, data
     assert group.std["val_accuracy"] == pytest.approx(statistics.stdev(accuracies))  # type: ignore[type-var]
     alone = package.train(out=tmp_path / "alone", data=data_directory, seed=5, **SMALL)
     assert_same_run(alone.run_dir, directory / "seed5")
-    assert repeats.resume_series(directory) == result
+    assert series.resume_series(directory) == result
 
 
 def test_one_run_has_no_deviation_and_no_validation_no_mean(tmp_path: Path, data_directory: Path) -> None:
     """What cannot be computed is None, as JSON has it."""
-    result = repeats.train_seeds([0], out=tmp_path, data=data_directory, **{**SMALL, "val_size": 0})
+    result = series.train_seeds([0], out=tmp_path, data=data_directory, **{**SMALL, "val_size": 0})
     assert result.groups[0].mean["val_accuracy"] is None
-    assert result.groups[0].std == dict.fromkeys(repeats.MEASURED)
+    assert result.groups[0].std == dict.fromkeys(series.MEASURED)
     assert json.loads(json.dumps(result.as_document()))["mean"]["images_per_second"] is not None
 
 
@@ -102,15 +103,38 @@ def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
     """The file is named."""
     (tmp_path / "sweep.json").write_text('{"runs": [1]}')
     with pytest.raises(RunError, match=r"cannot read .*sweep\.json"):
-        repeats.resume_series(tmp_path)
+        series.resume_series(tmp_path)
     with pytest.raises(UsageError, match="expected one or more"):
-        repeats.train_seeds([], out=tmp_path)
+        series.train_seeds([], out=tmp_path)
 
 
 def test_a_series_that_is_refused_leaves_nothing(tmp_path: Path, data_directory: Path) -> None:
     """What every run would be refused for is told before a directory is made."""
     with pytest.raises(UsageError, match="there are 1000 training images"):
-        repeats.train_seeds(
+        series.train_seeds(
             [0, 1], out=tmp_path / "runs", data=data_directory, arch="vgg2", train_size=1000, batch_size=2000
         )
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_series_whose_images_moved_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New runs train on no other images; what is finished needs none."""
+    settings = {**SMALL, "arch": "plain6-small"}
+    sweep.repeat(settings, [0, 1], tmp_path / "gone").save(tmp_path)
+    with pytest.raises(RunError, match=r"were in .*gone, which is gone; say with --data where they are now"):
+        series.resume_series(tmp_path)
+    taken: list[tuple[Any, ...]] = []
+
+    def train_all(_directory: Path, plan: sweep.Plan, _tell: object, moved: str | None) -> None:
+        taken.append((plan.data, moved))
+
+    monkeypatch.setattr(series, "_check", lambda *_: None)
+    monkeypatch.setattr(series, "_train_all", train_all)
+    series.resume_series(tmp_path, data=tmp_path / "here")
+    here = str(tmp_path / "here")
+    assert taken == [(here, here)]
+    monkeypatch.setattr(series, "_missing", lambda *_: [])
+    series.resume_series(tmp_path)
+    assert taken[1:] == [(str(tmp_path / "gone"), None)]

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from cifarcnn import config
-from cifarcnn.errors import Interrupted, RunError, UsageError
+from cifarcnn.data import sources
+from cifarcnn.errors import CifarCNNError, Interrupted, RunError, UsageError
 from cifarcnn.events import Note, OnEvent, ignore
 from cifarcnn.machine import locks
 from cifarcnn.runs import run, sweep
@@ -177,24 +178,35 @@ def sweep_directory(settings_file: str | Path, out: str | Path) -> Path:
 
 def is_series(directory: str | Path) -> bool:
     """Return whether this is a directory of several runs with a plan."""
-    return Path(directory, sweep.FILE).is_file()
+    # Where nobody may look, Path.is_file raises an error.
+    return os.path.isfile(os.path.join(directory, sweep.FILE))
 
 
-def resume_series(directory: str | Path, *, on_event: OnEvent = ignore) -> SeriesResult:
+def resume_series(
+    directory: str | Path, *, data: str | Path | None = None, on_event: OnEvent = ignore
+) -> SeriesResult:
     """Train what is missing of a series.
 
     Args:
         directory: what ``train_seeds``, ``train_sweep`` or ``train_task`` has made.
+        data: where the data set is, if it is no more where it was.
         on_event: told what happens.
 
     Raises:
-        RunError: the series cannot be read.
+        RunError: the series cannot be read, or its data are gone.
         CifarCNNError: as for ``cifarcnn.train``, but that a run which fails does not stop the others.
     """
     directory = Path(directory)
     plan = sweep.load(directory)
-    _check(plan, _missing(directory, plan), on_event)
-    return _train_all(directory, plan, on_event)
+    moved, missing = sources.absolute(data), _missing(directory, plan)
+    if missing and moved is None and plan.data is not None and not os.path.exists(plan.data):
+        raise RunError(
+            f"the images of {str(directory)!r} were in {plan.data}, which is gone; say with --data where"
+            " they are now"
+        )
+    plan = dataclasses.replace(plan, data=moved or plan.data)
+    _check(plan, missing, on_event)
+    return _train_all(directory, plan, on_event, moved)
 
 
 def _take_up(directory: Path, plan: Plan) -> Plan:
@@ -269,7 +281,7 @@ def _train_all(directory: Path, plan: Plan, on_event: OnEvent, moved: str | None
                 f" go on with: {run.resume_command(directory)}",
                 stop.exit_code,
             ) from stop
-        except RunError as problem:
+        except CifarCNNError as problem:
             # A rate at which the loss diverges must not keep the others from being tried.
             failures[task.name] = str(problem)
             on_event(Note(f"failed: {task.name}: {problem}"))
