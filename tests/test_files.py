@@ -72,6 +72,12 @@ def test_the_longest_names_can_be_written(name: str, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_an_ending_that_leaves_no_room_is_refused(tmp_path: Path) -> None:
+    """What is written aside keeps the whole ending."""
+    with pytest.raises(OSError, match="File name too long"):
+        files.write_bytes(tmp_path / f"a.{250 * 'b'}", b"1")
+
+
 def test_a_tree_is_flushed_file_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And every directory in it."""
     (tmp_path / "a" / "b").mkdir(parents=True)

@@ -116,7 +116,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def beside(path: Path) -> str:
     """Return how a temporary name next to ``path`` may begin; there is room for what makes it unique."""
     stem = path.stem
-    while len(os.fsencode(stem + path.suffix)) > LONGEST_NAME - len(".-12345678"):
+    while stem and len(os.fsencode(stem + path.suffix)) > LONGEST_NAME - len(".-12345678"):
         stem = stem[:-1]
     return f".{stem}-"
 
