@@ -170,4 +170,8 @@ def test_the_last_model_becomes_the_best_when_a_checkpoint_says_so(tmp_path: Pat
     modelfile.keep_best(run, Progress(epoch=2, best_epoch=1))
     assert not run.best.exists()
     modelfile.keep_best(run, Progress(epoch=2, best_epoch=2))
-    assert run.best.read_bytes() == run.last.read_bytes()
+    good = run.last.read_bytes()
+    assert run.best.read_bytes() == good
+    run.last.write_bytes(good[:1000])
+    modelfile.keep_best(run, Progress(epoch=2, best_epoch=2))
+    assert run.best.read_bytes() == good

@@ -251,8 +251,12 @@ def keep_best(run: RunDirectory, progress: Progress) -> None:
     """
     if not 0 < progress.best_epoch == progress.epoch or not os.path.exists(run.last):
         return
+    try:
+        epoch = read_metadata(run.last).get("epoch")
+    except ModelError:
+        return  # what is damaged is no better
     # A kill may also have left the model of an epoch that no checkpoint knows.
-    if read_metadata(run.last).get("epoch") == progress.epoch:
+    if epoch == progress.epoch:
         content = run.last.read_bytes()
         if not os.path.exists(run.best) or run.best.read_bytes() != content:
             files.write_bytes(run.best, content)
