@@ -35,6 +35,16 @@ def run_on_jax(directory: Path, *arguments: object) -> "subprocess.CompletedProc
     )
 
 
+def test_tensorflow_beside_it_says_nothing() -> None:
+    """Keras imports TensorFlow to seed it, also where JAX computes."""
+    script = "from cifarcnn.machine import backend; print(backend.load()); backend.seed(0)"
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("jax\n", "")
+
+
 def test_trains_evaluates_and_resumes_without_tensorflow(tmp_path: Path, data_directory: Path) -> None:
     """A short training, its continuation, and the validation figures of its model."""
     options = ("--train-size", 300, "--val-size", 100, "--batch-size", 50, "--data", data_directory, "--json")

@@ -158,6 +158,14 @@ def feed(inputs: npt.NDArray[Any], targets: npt.NDArray[Any], batch_size: int) -
     return {"x": dataset.prefetch(2).with_options(options), "shuffle": False}
 
 
+def seed(number: int) -> None:
+    """Seed all from which Keras draws, in silence: on JAX too it imports TensorFlow, if it can."""
+    import keras
+
+    with quiet_stderr(), _no_garbage_collection():
+        keras.utils.set_random_seed(number)
+
+
 def versions() -> dict[str, str]:
     """Return the versions of what computes, for the run's records."""
     import keras

@@ -12,6 +12,7 @@ from cifarcnn import architectures
 from cifarcnn.config import Settings
 from cifarcnn.data.cifar10 import CLASSES, Images
 from cifarcnn.errors import RunError
+from cifarcnn.machine import backend
 from cifarcnn.machine.devices import Choice
 from cifarcnn.runs.run import Checkpoint
 from cifarcnn.training import optimizer, twin, whitening
@@ -49,7 +50,7 @@ def build(setup: Setup, rates: npt.NDArray[np.float32]) -> twin.Pair:
         rates: the learning rate of each step.
     """
     settings = setup.settings
-    keras.utils.set_random_seed(settings.seed)
+    backend.seed(settings.seed)
     keras.mixed_precision.set_dtype_policy("float32")
     variant = architectures.Variant(settings.normalize, settings.batch_norm_momentum, settings.dropout)
     row = architectures.find(settings.arch)
