@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import cifarcnn as package
-from cifarcnn.errors import Interrupted, RunError, UsageError
+from cifarcnn.errors import Interrupted, ModelError, RunError, UsageError
+from cifarcnn.events import ignore
 from cifarcnn.runs import sweep
 from cifarcnn.training import series
 from conftest import Run
@@ -138,3 +139,18 @@ def test_a_series_whose_images_moved_says_how_to_go_on(
     monkeypatch.setattr(series, "_missing", lambda *_: [])
     series.resume_series(tmp_path)
     assert taken[1:] == [(str(tmp_path / "gone"), None)]
+
+
+def test_any_failure_of_a_run_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only of its directory: a model that cannot be read, a report that cannot be written."""
+    tried: list[str] = []
+
+    def fail(path: Path, *_: object) -> None:
+        tried.append(path.name)
+        raise ModelError(f"no model in {path.name}")
+
+    monkeypatch.setattr(series, "_train_one", fail)
+    plan = sweep.repeat({**SMALL, "arch": "plain6-small"}, [4, 7])
+    result = series._train_all(tmp_path, plan, ignore)
+    assert tried == ["seed4", "seed7"]
+    assert result.failures == {"seed4": "no model in seed4", "seed7": "no model in seed7"}

