@@ -336,6 +336,8 @@ def test_what_a_kill_left_unwritten_is_written_by_resuming(interrupted: Path, tm
         ({"devices": 2}, "gpu", 2),
         ({"device": "gpu", "devices": 3}, "gpu", 3),
         ({}, "gpu:0", 4),
+        ({"device": "auto"}, "gpu:0", 4),
+        ({"device": "gpu:0"}, "gpu:0", 4),
     ],
 )
 def test_a_run_may_go_on_on_another_device(

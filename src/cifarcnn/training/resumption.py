@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cifarcnn.training.assembly import Setup
 
 MAY_CHANGE = ("epochs", "device", "devices")
-"""What of a run's settings another may be given for when it goes on."""
+"""The settings of a run that may be others when it goes on."""
 
 
 def resume(
@@ -154,7 +154,7 @@ def _follow(data: str | Path | None, cluster: Cluster, company: Company, on_even
 
 
 def _tell_device(before: str, now: str, on_event: OnEvent) -> None:
-    """Say that a run goes on on something else than it began on."""
+    """Warn if a run goes on on another device than before."""
     if now != before:
         on_event(
             Note(f"warning: device was {before}, is {now} now: the result may differ in the last digits")
@@ -176,15 +176,16 @@ def _resumed_settings(checkpoint: Checkpoint, said: "Mapping[str, config.Value]"
         UsageError: a setting differs, or more epochs than that are completed.
     """
     before, progress = checkpoint.settings, checkpoint.progress
-    epochs = said["epochs"]
     for name, value in said.items():
         if value is not None:
             config.check(name, value)
+    # To leave to the machine what it chose when the run began is to say nothing.
+    said = {name: value for name, value in said.items() if value is not None and value != "auto"}
+    epochs = said.get("epochs")
     differing = [
         f"{name} is {getattr(before, name)!r} in the run, {value!r} now"
         for name, value in said.items()
-        if name not in MAY_CHANGE and value is not None and value != getattr(before, name)
-        if (name, value) != ("precision", "auto")
+        if name not in MAY_CHANGE and value != getattr(before, name)
     ]
     if differing:
         raise UsageError(
@@ -194,9 +195,9 @@ def _resumed_settings(checkpoint: Checkpoint, said: "Mapping[str, config.Value]"
     begun = progress.epoch + (progress.step > 0)
     if isinstance(epochs, int) and epochs < begun:
         raise UsageError(f"epochs is {epochs}, but {begun} are begun or completed; expected at least as many")
-    changed = {name: said[name] for name in MAY_CHANGE if said.get(name) is not None}
-    if "device" in changed:
-        changed.setdefault("devices", None)
+    changed = {name: value for name, value in said.items() if name in MAY_CHANGE}
+    if changed.get("device", before.device) != before.device:
+        changed.setdefault("devices", None)  # their number is that of the device before
     elif "devices" in changed and before.device.startswith("gpu"):
         changed["device"] = "gpu"
     return config.resolve({**dataclasses.asdict(before), **changed})
