@@ -115,10 +115,8 @@ def main() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Let all that is written be written.
-
-    What of stdin, stdout and stderr was closed is opened, lest a file that is opened later take its place.
-    """
+    """Open what of stdin, stdout and stderr was closed, and let stdout take any text."""
+    # Else a file that is opened later would take the place of what was closed.
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - until the end

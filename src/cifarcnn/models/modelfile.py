@@ -243,8 +243,8 @@ def _archived_metadata(path: Path) -> dict[str, Any]:
 def keep_best(run: RunDirectory, progress: Progress) -> None:
     """Keep the model of a run's last completed epoch as the best, if it is.
 
-    That is done after the checkpoint that says so, lest a process killed between them leave the model of an
-    epoch that another may come out of; what it left undone is done when the run goes on.
+    Called after the checkpoint that says so: were it before, a kill between them would leave as the best the
+    model of an epoch that is trained again, perhaps otherwise. What a kill prevents is done on resuming.
 
     Raises:
         OSError: the directory cannot be written.

@@ -89,7 +89,7 @@ class Training:
             if (received := self._asked(stop)) is not None:
                 again = run.resume_command(self.directory.path)
                 raise Interrupted(
-                    f"stopped after the last epoch; saved; what is left is made by: {again}", 128 + received
+                    f"stopped after the last epoch; saved; make its report with: {again}", 128 + received
                 )
 
     def _share(self, directory: RunDirectory | None) -> RunDirectory:

@@ -230,8 +230,8 @@ def _setup(
     company: Company,
     on_event: OnEvent,
 ) -> "Setup":
-    cifar10s_own = found.facts[heldout.TRAINED_ON] == cifar10.TRAINING_IMAGES_SHA256
-    if cifar10s_own and (expected := expectations.of(settings)):
+    as_measured = found.facts[heldout.TRAINED_ON] == cifar10.TRAINING_IMAGES_SHA256
+    if as_measured and (expected := expectations.of(settings)):
         on_event(Note(expected.sentence()))
     if settings.patience and not settings.val_size:
         on_event(Note("warning: patience has no effect without validation images"))
