@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
+from cifarcnn.cli import main
 from cifarcnn.cli.main import cli
 from conftest import Run
 
@@ -52,18 +53,50 @@ def said_without_heavy_modules(*words: str) -> str:
     return done.stdout
 
 
-def test_a_command_does_not_wait_for_scikit_learn() -> None:
-    """Keras imports it, where it is installed, for wrappers that the command line has no use for."""
+def test_a_command_does_not_wait_for_what_it_has_no_use_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keras and TensorFlow import scikit-learn, pyplot and JAX where they are installed."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     script = (
         "import sys\n"
         "from cifarcnn.cli.main import main\n"
         "sys.argv = ['cifarcnn', 'summary', 'plain6']\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "print('keras' in sys.modules, sys.modules['sklearn'], 'scipy.stats' in sys.modules)\n"
+        "print('keras' in sys.modules, *map(sys.modules.get, ('sklearn', 'jax', 'matplotlib.pyplot')))\n"
+        "print([name for name in ('scipy.stats', 'jaxlib', 'matplotlib.figure') if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("\nTrue None False\n")
+    assert done.stdout.endswith("\nTrue None None None\n[]\n")
+
+
+@pytest.mark.parametrize(
+    ("environment", "file", "backend"),
+    [
+        ({}, None, "tensorflow"),
+        ({}, '{"backend": "jax"}', "jax"),
+        ({}, '{"floatx": "float32"}', "tensorflow"),
+        ({}, "[]", None),
+        ({}, "{", None),
+        ({"KERAS_BACKEND": "jax"}, '{"backend": "tensorflow"}', "jax"),
+        ({"KERAS_BACKEND": "tensorflow"}, '{"backend": "jax"}', "tensorflow"),
+    ],
+)
+def test_the_backend_is_known_before_keras_is_imported(
+    environment: dict[str, str],
+    file: str | None,
+    backend: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As Keras itself would choose it: by the environment, else by its file."""
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    for name, value in {"KERAS_HOME": str(tmp_path), **environment}.items():
+        monkeypatch.setenv(name, value)
+    if file is not None:
+        (tmp_path / "keras.json").write_text(file)
+    assert main._keras_backend() == backend
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

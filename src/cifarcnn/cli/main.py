@@ -7,6 +7,7 @@ import atexit
 import errno
 import gc
 import io
+import json
 import os
 import sys
 import warnings
@@ -128,12 +129,31 @@ def _open_standard_streams() -> None:
 def _tune_process() -> None:
     """Leave out of a process of our own what Keras, Pillow and Python would do in it to no end.
 
-    With this and what ``backend.load`` spares, a command that needs Keras answers after 7.1 s for 12.0 on two
-    cores of an AMD EPYC with AVX2 alone, after 6.1 s for 7.4 where scikit-learn and JAX are not installed.
+    Keras is there one to several seconds sooner (``benchmarks/README.md``, ``startup.py``).
     """
-    # Where scikit-learn is installed, Keras imports it to offer wrappers for it.
-    sys.modules.setdefault("sklearn", None)  # type: ignore[arg-type]
+    # Keras imports scikit-learn, where that is installed, to offer wrappers for it, and pyplot for galleries.
+    unused = ["sklearn", "matplotlib.pyplot"]
+    if _keras_backend() == "tensorflow":
+        unused.append("jax")  # TensorFlow imports it to convert its models.
+    for name in unused:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
     # Pillow remarks on odd but readable pictures, and warns of large ones, which are refused anyway.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     # A process that ends need not search the million objects of TensorFlow for garbage.
     atexit.register(gc.freeze)
+
+
+def _keras_backend() -> str | None:
+    """Tell which backend Keras is going to take, without importing it; None if that is not certain."""
+    if named := os.environ.get("KERAS_BACKEND"):
+        return named
+    base = os.path.expanduser("~")
+    home = os.environ.get("KERAS_HOME", f"{base if os.access(base, os.W_OK) else '/tmp'}/.keras")  # noqa: S108
+    try:
+        with open(os.path.expanduser(f"{home}/keras.json"), encoding="utf-8") as file:
+            settings = json.load(file)
+    except FileNotFoundError:
+        return "tensorflow"
+    except (OSError, ValueError):
+        return None
+    return settings.get("backend", "tensorflow") if isinstance(settings, dict) else None
