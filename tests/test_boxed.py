@@ -6,13 +6,21 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import exports
 from cifarcnn.evaluation import evaluation
+from cifarcnn.figures import presentation
 from cifarcnn.models import boxed, modelfile
 from cifarcnn.prediction import prediction
 from conftest import Run
+
+
+@pytest.fixture(scope="module")
+def measured(data_directory: Path) -> evaluation.Evaluation:
+    """The file as it is installed, on the real test images."""
+    return evaluation.evaluate("boxed", data=data_directory)
 
 
 def test_the_file_is_what_was_packaged() -> None:
@@ -38,11 +46,19 @@ def test_its_origin_is_told(cifarcnn: Run) -> None:
     assert found["command"] in cifarcnn("summary", "boxed").stdout
 
 
-def test_it_is_as_accurate_as_it_says(data_directory: Path) -> None:
-    """Evaluation of the installed file gives the recorded figure, of which one image in 500 may differ."""
-    measured = evaluation.evaluate("boxed", data=data_directory)
+def test_it_is_as_accurate_as_it_says(measured: evaluation.Evaluation) -> None:
+    """Its evaluation gives the recorded figure, of which one image in 500 may differ."""
     told = modelfile.read_metadata(boxed.PATH)["provenance"]["test_accuracy"]
     assert abs(measured.metrics.accuracy - told) <= 0.002
+
+
+def test_it_has_one_name_everywhere(measured: evaluation.Evaluation, tmp_path: Path) -> None:
+    """In a document's list, in its comparisons, and on the page."""
+    compared = evaluation.comparison_document([measured] * 2, [evaluation.compare(measured, measured)])
+    assert compared["models"][0]["model"] == compared["comparisons"][0]["first"] == "boxed"
+    page = presentation.write_report(measured, tmp_path).read_text("utf-8")
+    assert "<h1>boxed on " in page
+    assert "cifarcnn evaluate boxed --split test" in page
 
 
 def test_it_is_the_model_where_none_is_named(cifarcnn: Run, tmp_path: Path) -> None:

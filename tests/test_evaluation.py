@@ -305,13 +305,3 @@ def test_help_is_quick_to_import() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--figures DIR" in done.stdout
-
-
-def test_the_boxed_model_has_one_name_everywhere(folder: Path, tmp_path: Path) -> None:
-    """In a document's list, in its comparisons, and on the page."""
-    found = [evaluation.evaluate(name) for name in ("boxed", folder / "run")]
-    compared = evaluation.comparison_document(found, [evaluation.compare(*found)])
-    assert compared["models"][0]["model"] == compared["comparisons"][0]["first"] == "boxed"
-    page = presentation.write_report(found[0], tmp_path).read_text("utf-8")
-    assert "<h1>boxed on " in page
-    assert "cifarcnn evaluate boxed --split test" in page

@@ -21,8 +21,8 @@ from cifarcnn.machine import backend
 from cifarcnn.training import loop
 from conftest import Run
 
-OPTIONS = ["--arch", "vgg2", "--train-size", "300", "--val-size", "100", "--batch-size", "50"]
-DISK = 40 << 20
+OPTIONS = ["--arch", "plain6-small", "--train-size", "120", "--val-size", "50", "--batch-size", "20"]
+DISK = 20 << 20
 COMMAND = Path(sys.executable).with_name("cifarcnn")
 
 
@@ -141,7 +141,7 @@ def test_full_disk_at_the_start_leaves_one_line(small_disk: Path, start: Start) 
     assert_failed(process, "cannot write to .*: No space left on device")
 
 
-@pytest.mark.parametrize("limit", [2, 6000])
+@pytest.mark.parametrize("limit", [2, 3000])
 def test_a_file_too_large_for_the_system_stops_in_one_line(limit: int, tmp_path: Path, start: Start) -> None:
     """A full disk's stand-in where nothing can be mounted; the limit strikes at various files."""
     process = start(tmp_path / "runs", "-q", limit=limit)
@@ -156,7 +156,7 @@ def test_a_model_that_cannot_be_written_stops_in_one_line(tmp_path: Path, data_d
         if isinstance(event, StepsDone) and (event.epoch, event.step) == (2, event.steps):
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
 
-    options = {"arch": "vgg2", "train_size": 200, "val_size": 50, "batch_size": 50, "epochs": 3}
+    options = {"arch": "plain6-small", "train_size": 120, "val_size": 50, "batch_size": 20, "epochs": 3}
     try:
         with pytest.raises(RunError, match=r"cannot write to .*: File too large; what was saved before"):
             package.train(out=tmp_path, data=data_directory, on_event=on_event, **options)  # type: ignore[arg-type]

@@ -14,13 +14,14 @@ from conftest import isolated_environment
 
 Shell = Callable[[str], str]
 
-SMALL = "--train-size 200 --val-size 100 --batch-size 10"
+SMALL = "--train-size 120 --val-size 50 --batch-size 10"
 """What makes a training as short as a test; it changes no word of what is printed."""
 
 MASKS = [
     (r"\d{8}-\d{6}-[\w-]+-seed\d+", "RUN"),
     (r"(?i)^((nvidia )?[cg]pu: ).*", r"\1HARDWARE"),
     (r"float32|mixed_\w+", "PRECISION"),
+    (r"(\d+ core)s?\b", r"\1s"),
     (r"^  \w+ taken for \w+", "MISTAKE"),
     (r" \(best\)", ""),
     (r"─+", "─"),

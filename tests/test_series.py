@@ -17,9 +17,9 @@ from test_resume import Stopper, assert_same_run
 
 SMALL: dict[str, Any] = {
     "arch": "plain6-small",
-    "train_size": 300,
-    "val_size": 100,
-    "batch_size": 50,
+    "train_size": 120,
+    "val_size": 50,
+    "batch_size": 20,
     "epochs": 1,
 }
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, data_directory: Path) -> P
 
     out = tmp_path_factory.mktemp("runs")
     result = cifarcnn.train(
-        out=out, data=data_directory, arch="vgg2", epochs=2, train_size=600, val_size=200, batch_size=50
+        out=out, data=data_directory, arch="vgg2", epochs=2, train_size=200, val_size=200, batch_size=50
     )
     return result.run_dir
 
@@ -33,7 +34,7 @@ def test_every_architecture_trains(name: str, tmp_path: Path, data_directory: Pa
     """An epoch of its fast recipe leaves a run directory with everything in it."""
     import cifarcnn
 
-    options: dict[str, Any] = {"epochs": 1, "train_size": 200, "val_size": 100, "batch_size": 50}
+    options: dict[str, Any] = {"epochs": 1, "train_size": 100, "val_size": 50, "batch_size": 50}
     result = cifarcnn.train(out=tmp_path, data=data_directory, arch=name, **options)
     assert (result.arch, result.recipe, result.epochs, result.best_epoch) == (name, "fast", 1, 1)
     assert result.val_accuracy is not None
@@ -64,7 +65,7 @@ def test_the_command_says_what_it_did(cifarcnn: Run, tmp_path: Path, data_direct
     assert (tmp_path / document["model"]).is_file()
     assert "epoch 1/1  loss" in done.stderr
     assert "train images: " in done.stderr
-    assert f"cores; {document['precision']}: the CPU " in done.stderr
+    assert re.search(rf"cores?; {document['precision']}: the CPU ", done.stderr)
 
 
 @pytest.mark.slow
@@ -82,7 +83,13 @@ def test_a_cpu_without_bfloat16_takes_float32_and_says_so(
     """With the processor's bfloat16 masked, as oneDNN's own switch does, training is in float32."""
     options = ("--epochs", 1, "--train-size", 100, "--val-size", 50, "--batch-size", 50)
     done = cifarcnn(
-        "train", "--data", data_directory, *options, env={"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}
+        "train",
+        "--arch",
+        "plain6-small",
+        "--data",
+        data_directory,
+        *options,
+        env={"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"},
     )
     assert done.returncode == 0, done.stderr
     assert "float32: the CPU does not compute bfloat16 natively" in done.stderr
@@ -154,8 +161,8 @@ def test_training_never_opens_the_test_images(cifarcnn: Run, tmp_path: Path, dat
         (tmp_path / name).symlink_to(data_directory / name)
     (tmp_path / "test_batch.bin").unlink()
     (tmp_path / "test_batch.bin").write_bytes(bytes(30_730_000))
-    done = cifarcnn("train", "--data", tmp_path, "--epochs", 1, "--train-size", 100, "--val-size", 50,
-                    "--batch-size", 50, "-q")  # fmt: skip
+    done = cifarcnn("train", "--arch", "plain6-small", "--data", tmp_path, "--epochs", 1,
+                    "--train-size", 100, "--val-size", 50, "--batch-size", 50, "-q")  # fmt: skip
     assert done.returncode == 0, done.stderr
     refused = cifarcnn("evaluate", next((tmp_path / "runs").iterdir()), "--data", tmp_path)
     assert refused.returncode == 1
