@@ -58,6 +58,7 @@ def test_a_command_does_not_wait_for_what_it_has_no_use_for(
 ) -> None:
     """Keras and TensorFlow import scikit-learn, pyplot and JAX where they are installed."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
     script = (
         "import sys\n"
         "from cifarcnn.cli.main import main\n"

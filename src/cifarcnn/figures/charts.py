@@ -92,8 +92,8 @@ def confusion_matrix(confusion: Array, path: Path) -> "Figure":
     for (truth, answer), count in np.ndenumerate(confusion):
         share = shares[truth, answer]
         # The numbers lie within the axes; to measure them for the layout takes a quarter of all the time.
-        style: dict[str, Any] = {"ha": "center", "in_layout": False}
-        style["color"] = "white" if share > 0.35 else "black"
+        colour = "white" if share > 0.35 else "black"
+        style: dict[str, Any] = {"ha": "center", "color": colour, "in_layout": False}
         if count:
             axes.text(answer, truth - 0.02, f"{count:,}", va="bottom", fontsize=10, **style)
             axes.text(answer, truth + 0.06, percent(share, 1), va="top", fontsize=7.5, **style)
