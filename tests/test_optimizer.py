@@ -49,6 +49,20 @@ def test_the_step_keeps_the_singular_vectors_of_the_gradient() -> None:
     assert (np.diag(inner) > 0.6).all()
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1024, 64), (3, 3, 64, 32), (1, 1, 300, 7)])
+def test_the_short_way_for_tall_kernels_leads_where_the_iteration_does(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same step, but for rounding, also for singular values far apart."""
+    random = np.random.default_rng(0)
+    kernel = random.normal(size=shape).astype(np.float32)
+    gradient = (random.normal(size=shape) * np.geomspace(1e-3, 1, shape[-1])).astype(np.float32)
+    short = step(kernel, gradient)
+    monkeypatch.setattr(optimizer.Muon, "TALL", np.inf)
+    monkeypatch.delattr(optimizer.Muon, "_orthogonal_of_tall")
+    assert np.allclose(short, step(kernel, gradient), atol=1e-5)
+
+
 def test_momentum_adds_the_steps_before() -> None:
     """Two opposite gradients, the second a tenth of the first: with momentum the first still rules."""
     random = np.random.default_rng(0)

@@ -1,5 +1,6 @@
 """The optimizer that the settings ask for, with a learning rate for every step."""
 
+import functools
 from typing import Any
 
 import keras
@@ -45,6 +46,10 @@ class Muon(keras.optimizers.Adam):  # type: ignore[misc]
 
     COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
+    TALL = 10
+    """Kernels of more inputs than this times their outputs, as of a dense layer after many maps, take a short
+    way to the same; for others the iteration is a small part of a training's step."""
+
     def __init__(self, momentum: float, **options: Any) -> None:
         super().__init__(beta_2=0.95, epsilon=1e-12, **options)
         self.momentum = momentum
@@ -75,6 +80,8 @@ class Muon(keras.optimizers.Adam):  # type: ignore[misc]
     def _orthogonal(self, matrix: Any) -> Any:
         """Bring all singular values of a matrix near one, keeping its singular vectors."""
         first, second, third = self.COEFFICIENTS
+        if matrix.shape[0] > self.TALL * matrix.shape[1]:
+            return self._orthogonal_of_tall(matrix)
         wide = matrix.shape[0] <= matrix.shape[1]
         x = matrix if wide else ops.transpose(matrix)
         x = x / (ops.norm(x) + 1e-7)
@@ -82,6 +89,19 @@ class Muon(keras.optimizers.Adam):  # type: ignore[misc]
             square = ops.matmul(x, ops.transpose(x))
             x = first * x + ops.matmul(second * square + third * ops.matmul(square, square), x)
         return x if wide else ops.transpose(x)
+
+    def _orthogonal_of_tall(self, matrix: Any) -> Any:
+        """Do the same by iterating on the small square of the matrix, and multiplying the matrix once."""
+        first, second, third = self.COEFFICIENTS
+        square = ops.matmul(ops.transpose(matrix), matrix)
+        norm = ops.sqrt(ops.trace(square)) + 1e-7
+        square = square / norm**2
+        factors = []
+        for _ in range(self.STEPS):
+            unit = ops.eye(square.shape[0], dtype=square.dtype)
+            factors.append(first * unit + second * square + third * ops.matmul(square, square))
+            square = ops.matmul(ops.matmul(factors[-1], square), factors[-1])
+        return ops.matmul(matrix, functools.reduce(ops.matmul, factors) / norm)
 
 
 def make(settings: Settings, rates: npt.NDArray[np.float32]) -> keras.optimizers.Optimizer:
