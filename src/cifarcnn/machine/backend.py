@@ -180,17 +180,20 @@ def versions() -> dict[str, str]:
     return {**found, "jax": jax.__version__}
 
 
-def memory_errors() -> tuple[type[Exception], ...]:
-    """Return what the backend raises when memory runs out; the text then holds RESOURCE_EXHAUSTED."""
+def is_out_of_memory(problem: Exception) -> bool:
+    """Tell whether an error is what Python or the backend raises when memory runs out."""
     import keras
 
+    if isinstance(problem, MemoryError):
+        return True
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return MemoryError, tf.errors.ResourceExhaustedError
+        return isinstance(problem, tf.errors.ResourceExhaustedError)
     import jax
 
-    return MemoryError, jax.errors.JaxRuntimeError
+    # JAX has one class for all that goes wrong while it computes; the code stands in the text.
+    return isinstance(problem, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(problem)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ class Progress:
         step: steps completed in the epoch under way.
         rows: for each completed epoch, the columns of ``METRICS`` and ``TIMING``.
         best_epoch, best_accuracy, best_loss: of the best epoch so far, on the validation images.
-        seconds: time spent training, validation and saving included, over all sittings.
+        seconds: time of the steps, of validation, and of saving each epoch's model, over all sittings.
         epoch_seconds: time spent on the steps of the epoch under way.
     """
 

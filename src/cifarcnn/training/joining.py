@@ -116,7 +116,7 @@ def _multi_worker(cluster: Cluster, accelerators: dict[str, int]) -> tf.distribu
 
 
 @contextlib.contextmanager
-def noticing_loss(cluster: Cluster | None) -> Iterator[None]:
+def noticing_loss(cluster: Cluster) -> Iterator[None]:
     """Turn what TensorFlow says when a worker is lost into one line.
 
     Raises:
@@ -125,7 +125,7 @@ def noticing_loss(cluster: Cluster | None) -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as problem:
-        if cluster is None or isinstance(problem, tf.errors.ResourceExhaustedError):
+        if isinstance(problem, tf.errors.ResourceExhaustedError):
             raise
         named = {int(number) for number in re.findall(r"/job:worker/(?:replica:0/)?task:(\d+)", str(problem))}
         named -= {cluster.index}

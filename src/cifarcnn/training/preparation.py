@@ -255,28 +255,40 @@ def _make_deterministic(choice: devices.Choice, on_event: OnEvent) -> None:
 
 @contextlib.contextmanager
 def computing(setup: "Setup") -> "Iterator[Setup]":
-    """Compute on the setup's devices within the block, and turn running out of memory into advice.
+    """Compute on the setup's devices within the block, with ``advising``.
 
     Yields:
         the setup, with its ``replicas`` if it has several devices.
-
-    Raises:
-        RunError: memory ran out, or another worker was lost.
     """
     several = setup.cluster is not None or setup.choice.count > 1
-    try:
-        with backend.running_on(setup.choice, setup.cpus, alone=not several):
-            if not several:
-                yield setup
-                return
+    with advising(setup), backend.running_on(setup.choice, setup.cpus, alone=not several):
+        if not several:
+            yield setup
+            return
+        from cifarcnn.training import joining
+
+        yield dataclasses.replace(setup, replicas=joining.join(setup.choice, setup.cluster))
+
+
+@contextlib.contextmanager
+def advising(setup: "Setup") -> "Iterator[None]":
+    """Turn what the backend says into one line when memory runs out or another worker is lost.
+
+    Raises:
+        RunError: one of these.
+    """
+    with contextlib.ExitStack() as stack:
+        if setup.cluster is not None:
             from cifarcnn.training import joining
 
-            with joining.noticing_loss(setup.cluster):
-                yield dataclasses.replace(setup, replicas=joining.join(setup.choice, setup.cluster))
-    except backend.memory_errors() as problem:
-        if not isinstance(problem, MemoryError) and "RESOURCE_EXHAUSTED" not in str(problem):
-            raise
-        raise RunError(f"out of memory with {_smaller(setup.settings)}") from problem
+            stack.enter_context(joining.noticing_loss(setup.cluster))
+        try:
+            yield
+        # Anything else is raised again.
+        except Exception as problem:
+            if not backend.is_out_of_memory(problem):
+                raise
+            raise RunError(f"out of memory with {_smaller(setup.settings)}") from problem
 
 
 def _smaller(settings: Settings) -> str:

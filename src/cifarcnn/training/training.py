@@ -37,7 +37,8 @@ class TrainingResult:
         best_epoch: the epoch of that model, counted from 1.
         epochs: how many were completed.
         val_accuracy, val_loss: of the best model on the validation images; None with ``val_size`` 0.
-        train_seconds: time in the training loop, validation and saving included.
+        train_seconds: time of the steps, of validation, and of saving each epoch's model; not of starting,
+            checkpoints and pictures.
         images_per_second: training images per second of the steps, compilation excluded; None of a training
             of so few steps that there is nothing left.
         device, precision: what was computed on, and in which arithmetic.
@@ -149,7 +150,7 @@ def train_with_chief(training: "Training") -> TrainingResult:
 
 def train_to_the_end(training: "Training", directory: RunDirectory) -> None:
     """Train, and write the report; a failure is remembered in the run directory."""
-    with directory.remembering_failure():
+    with directory.remembering_failure(), preparation.advising(training.setup):
         training.run(directory)
         presentation.write_run_report(directory, training.setup.validation, training.setup.data)
 
