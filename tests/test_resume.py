@@ -173,8 +173,11 @@ def test_an_extended_run_says_what_the_schedule_does(tmp_path: Path, data_direct
     with pytest.raises(Interrupted):
         cifarcnn.resume(short.run_dir, epochs=2, on_event=stopper)
     assert "the result is that of 2 epochs from the start" in "\n".join(stopper.notes)
+    # What it had as a run of one epoch is no report of this one.
+    assert not (short.run_dir / "report.html").exists()
     # The new end needs no second saying.
     assert cifarcnn.resume(short.run_dir, on_event=stopper).epochs == 2
+    assert (short.run_dir / "report.html").exists()
     long = cifarcnn.train(out=tmp_path / "long", data=data_directory, **{**settings, "epochs": 2})
     for name in ("last.keras", "metrics.csv", "settings.json"):
         assert (short.run_dir / name).read_bytes() == (long.run_dir / name).read_bytes(), name
@@ -291,7 +294,7 @@ def test_a_run_that_is_shortened_to_where_it_is_remembers_it(tmp_path: Path, dat
     with pytest.raises(Interrupted):
         cifarcnn.train(out=tmp_path, data=data_directory, on_event=Stopper((2, 1)), **settings)
     run_dir, stopper = next(tmp_path.iterdir()), Stopper()
-    with pytest.raises(UsageError, match="epochs is 1, but 2 are begun"):
+    with pytest.raises(UsageError, match="epochs is 1, but 2 are begun or completed; expected at least 2"):
         cifarcnn.resume(run_dir, epochs=1)
     # As if it had been killed between the epochs.
     run = RunDirectory(run_dir)

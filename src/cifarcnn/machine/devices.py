@@ -98,7 +98,8 @@ def choose(
         raise UsageError(f"device is {device!r}; expected auto, cpu, gpu or gpu:N")
     if count is not None and count > 1 and hardware.backend != "tensorflow":
         raise UsageError(
-            f"devices is {count}, but on {hardware.backend} one trains; expected 1, or TensorFlow"
+            f"devices is {count}, but on {hardware.backend} a training uses one; leave devices out, or train"
+            " with TensorFlow (without KERAS_BACKEND)"
         )
     warning = _idle_gpu_warning(hardware) if device != "cpu" else None
     if device == "cpu" or (device == "auto" and not hardware.gpus):
@@ -180,17 +181,22 @@ def cpu_flags(environ: Mapping[str, str] = os.environ) -> frozenset[str]:
     oneDNN's own switches are honoured: ``ONEDNN_MAX_CPU_ISA`` below bfloat16, or ``TF_ENABLE_ONEDNN_OPTS=0``,
     take the bfloat16 features out.
     """
-    flags: set[str] = set()
+    flags = _all_cpu_flags()
+    isa = environ.get("ONEDNN_MAX_CPU_ISA", "ALL")
+    if environ.get("TF_ENABLE_ONEDNN_OPTS") == "0" or not _ISA_WITH_BFLOAT16.fullmatch(isa):
+        return flags - BFLOAT16_FLAGS
+    return flags
+
+
+def _all_cpu_flags() -> frozenset[str]:
+    """Return the processor's features, as far as the operating system tells them."""
     if Path("/proc/cpuinfo").exists():
         text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
         if found := re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE):
-            flags = set(found[1].split())
+            return frozenset(found[1].split())
     elif platform.system() == "Darwin" and _output("sysctl", "-n", "hw.optional.arm.FEAT_BF16") == "1":
-        flags = {"bf16"}
-    isa = environ.get("ONEDNN_MAX_CPU_ISA", "ALL")
-    if environ.get("TF_ENABLE_ONEDNN_OPTS") == "0" or not _ISA_WITH_BFLOAT16.fullmatch(isa):
-        flags -= BFLOAT16_FLAGS
-    return frozenset(flags)
+        return frozenset({"bf16"})
+    return frozenset()
 
 
 def cpu_name() -> str:

@@ -116,6 +116,8 @@ class Training:
             self._save()
         directory.describe(settings, {**self.setup.facts, "platform": platform.platform()})
         with run.saving(directory.path):
+            # What an extended run had is of its shorter self; at the end there is another.
+            directory.report.unlink(missing_ok=True)
             modelfile.keep_best(directory, self.progress)
             self.log = TensorBoardLog(directory.tensorboard, self.progress.rows)
 

@@ -79,7 +79,7 @@ def resume(
             found = preparation.find(data, company, on_event)
             preparation.compare(checkpoint, found, directory, on_event)
             setup = preparation.settle(found, after, company, on_event, resumed=True)
-            _tell_device(checkpoint.settings.device, setup.settings.device, on_event)
+            _tell_devices(checkpoint.settings, setup.settings, on_event)
         return _go_on(directory, checkpoint, setup, on_event)
 
 
@@ -153,12 +153,12 @@ def _follow(data: str | Path | None, cluster: Cluster, company: Company, on_even
         return train_with_chief(Training(setup, on_event))
 
 
-def _tell_device(before: str, now: str, on_event: OnEvent) -> None:
-    """Warn if a run goes on on another device than before."""
-    if now != before:
-        on_event(
-            Note(f"warning: device was {before}, is {now} now: the result may differ in the last digits")
-        )
+def _tell_devices(before: Settings, now: Settings, on_event: OnEvent) -> None:
+    """Warn if a run goes on on another device than before, or on more or fewer."""
+    changes = [("device", before.device, now.device), ("devices", before.devices or 1, now.devices or 1)]
+    told = [f"{name} was {old}, is {new} now" for name, old, new in changes if old != new]
+    if told:
+        on_event(Note(f"warning: {', '.join(told)}: the result may differ in the last digits"))
 
 
 def _ending(settings: Settings, progress: Progress) -> str:
@@ -194,7 +194,7 @@ def _resumed_settings(checkpoint: Checkpoint, said: "Mapping[str, config.Value]"
         )
     begun = progress.epoch + (progress.step > 0)
     if isinstance(epochs, int) and epochs < begun:
-        raise UsageError(f"epochs is {epochs}, but {begun} are begun or completed; expected at least as many")
+        raise UsageError(f"epochs is {epochs}, but {begun} are begun or completed; expected at least {begun}")
     changed = {name: value for name, value in said.items() if name in MAY_CHANGE}
     if changed.get("device", before.device) != before.device:
         changed.setdefault("devices", None)  # their number is that of the device before
