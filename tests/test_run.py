@@ -1,6 +1,7 @@
 """The run directory: never overwritten, locked, and whole after whatever happened to it."""
 
 import dataclasses
+import errno
 import io
 import os
 import signal
@@ -99,6 +100,24 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
         directory.save_checkpoint(checkpoint(3))
         newest.write_bytes(b"")
         assert directory.load_checkpoint(ignore).progress.step in (1, 3)
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails for a moment costs one line; nothing is set aside, and nothing trained again."""
+    directory = directory_with(tmp_path, 1, 2)
+    before = set(directory.path.iterdir())
+
+    def failing(path: Path) -> Checkpoint:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_read_checkpoint", failing)
+        with pytest.raises(RunError, match=r"cannot read .*checkpoint\.npz': Input/output error; mend that"):
+            directory.load_checkpoint(ignore)
+    assert set(directory.path.iterdir()) == before
+    assert directory.load_checkpoint(ignore).progress.step == 2
 
 
 def test_a_checkpoint_with_a_damaged_name_is_not_taken_for_a_smaller_one(tmp_path: Path) -> None:

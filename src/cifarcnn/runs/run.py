@@ -19,6 +19,7 @@ Every file appears whole or not at all. What is in a checkpoint is the business 
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import shlex
@@ -191,6 +192,12 @@ class RunDirectory:
             except FileNotFoundError:
                 continue
             except _FAULTS as problem:
+                if isinstance(problem, OSError) and problem.errno not in (None, errno.EINVAL):
+                    # The disk, the network or the permissions are at fault, and the file may be whole.
+                    raise RunError(
+                        f"cannot read {str(path)!r}: {problem.strerror}; mend that, then:"
+                        f" {resume_command(self.path)}"
+                    ) from problem
                 faults.append(f"{path.name}: {str(problem) or type(problem).__name__}")
                 continue
             if faults:
