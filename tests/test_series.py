@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 import cifarcnn as package
+from cifarcnn.config import Settings
 from cifarcnn.errors import Interrupted, ModelError, RunError, UsageError
 from cifarcnn.events import ignore
+from cifarcnn.machine import backend
+from cifarcnn.machine.devices import Gpu, Hardware
 from cifarcnn.runs import sweep
-from cifarcnn.training import series
+from cifarcnn.training import preflight, series
 from conftest import Run
 from test_resume import Stopper, assert_same_run
 
@@ -22,6 +25,22 @@ SMALL: dict[str, Any] = {
     "batch_size": 20,
     "epochs": 1,
 }
+
+
+def test_gpus_of_one_process_are_deterministic_for_all_runs_or_none(
+    data_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorFlow does not go back; on a CPU the setting changes nothing."""
+    runs = {"one": Settings(deterministic=True), "other": Settings()}
+    gpus = (Gpu("A100", (8, 0)),)
+    for found in ((), gpus):
+        hardware = Hardware("tensorflow", "a processor", 2, frozenset(), found, None)
+        monkeypatch.setattr(backend, "hardware", lambda hardware=hardware: hardware)
+        if not found:
+            preflight.check(runs, data_directory, ignore)
+            continue
+        with pytest.raises(UsageError, match="deterministic is true and false in runs of one process"):
+            preflight.check(runs, data_directory, ignore)
 
 
 def test_seeds_are_trained_as_if_alone_and_resumed_together(tmp_path: Path, data_directory: Path) -> None:

@@ -23,7 +23,7 @@ def divide(images: Images, settings: Settings) -> tuple[Images, Images | None]:
     if settings.batch_size > len(train):
         raise UsageError(
             f"batch_size is {settings.batch_size}, but there are {len(train)} training images;"
-            " expected at most as many"
+            f" give --batch-size {len(train)} or less"
         )
     return train, validation
 
@@ -66,6 +66,11 @@ def check(runs: Mapping[str, Settings], data: str | Path | None, on_event: OnEve
         raise UsageError(
             f"devices is {' and '.join(map(str, sorted(counts)))} in runs of one process, which can divide"
             " itself once; expected the same for all, or a process for each with --task"
+        )
+    if hardware.gpus and len({wanted.deterministic for wanted in runs.values()}) > 1:
+        raise UsageError(
+            "deterministic is true and false in runs of one process, whose GPUs stay so once they are;"
+            " expected the same for all, or a process for each with --task"
         )
     seen = set()
     for name, wanted in runs.items():
