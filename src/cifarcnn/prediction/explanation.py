@@ -119,9 +119,9 @@ def check_apart(directory: Path, pictures: "Collection[str]") -> None:
         UsageError: a file that is to be written is among the pictures, by whatever name.
     """
     unique = names.Unique()
-    for target in [directory / _file(unique(names.stem(name))) for name in pictures]:
-        if picturefiles.is_one_of(target, pictures):
-            raise UsageError(f"{target} is one of the pictures; give another directory with --explain")
+    targets = [directory / _file(unique(names.stem(name))) for name in pictures]
+    if target := picturefiles.first_among(targets, pictures):
+        raise UsageError(f"{target} is one of the pictures; give another directory with --explain")
 
 
 def _file(stem: str) -> str:

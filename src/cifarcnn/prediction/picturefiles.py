@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,9 +47,19 @@ def expand(path: str, recursive: bool) -> list[str | Failure]:
     ] or [Failure(path, "no file matches this pattern")]
 
 
-def is_one_of(path: Path, pictures: Collection[str]) -> bool:
-    """Whether a file to be written is one of the pictures, by whatever name."""
-    return os.path.exists(path) and any(os.path.exists(name) and path.samefile(name) for name in pictures)
+def first_among(targets: Iterable[Path], pictures: Iterable[str]) -> Path | None:
+    """Return the first of the files to be written that is one of the pictures, by whatever name."""
+    taken = {_identity(name) for name in pictures} - {None}
+    return next((target for target in targets if _identity(target) in taken), None)
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    """Return what a file has in common with its other names and links; None if there is no such file."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _pictures_below(directory: str) -> list[str | Failure]:

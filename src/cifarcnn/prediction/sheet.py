@@ -55,9 +55,8 @@ def check_apart(path: Path, pictures: "Collection[str]") -> None:
     Raises:
         UsageError: one of the sheet's pages is among the pictures, by whatever name.
     """
-    for page in places(path, len(pictures)):
-        if picturefiles.is_one_of(page, pictures):
-            raise UsageError(f"{page} is one of the pictures; give the sheet another name with --output")
+    if page := picturefiles.first_among(places(path, len(pictures)), pictures):
+        raise UsageError(f"{page} is one of the pictures; give the sheet another name with --output")
 
 
 def places(path: Path, total: int) -> list[Path]:
