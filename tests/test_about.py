@@ -1,33 +1,10 @@
-"""What ``--version`` tells: which backend Keras would take, found without importing Keras."""
+"""What ``--version`` tells."""
 
 import os
-from pathlib import Path
 
 import pytest
 
 from cifarcnn.cli import about
-
-
-@pytest.mark.parametrize(
-    ("variables", "file", "expected"),
-    [
-        ({}, None, "tensorflow"),
-        ({"KERAS_BACKEND": "jax"}, None, "jax"),
-        ({}, '{"backend": "jax"}', "jax"),
-        ({"KERAS_BACKEND": "tensorflow"}, '{"backend": "jax"}', "tensorflow"),
-        ({"KERAS_BACKEND": ""}, '{"backend": "jax"}', "jax"),
-        ({}, "{", "tensorflow"),
-        ({}, "[]", "tensorflow"),
-        ({}, '{"backend": 3}', "tensorflow"),
-    ],
-)
-def test_the_backend_is_found_as_keras_finds_it(
-    variables: dict[str, str], file: str | None, expected: str, tmp_path: Path
-) -> None:
-    """The variable wins over the settings file, and what is unreadable counts as not there."""
-    if file is not None:
-        (tmp_path / "keras.json").write_text(file)
-    assert about.keras_backend({"KERAS_HOME": str(tmp_path), **variables}) == expected
 
 
 @pytest.mark.parametrize("name", ["no-such-package", "../tensorflow", " "])

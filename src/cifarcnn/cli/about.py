@@ -4,14 +4,10 @@ Versions come from the packages' metadata and hardware from the operating system
 it. What a training then computes on is chosen in ``machine.devices``, with what ``machine.backend`` adds.
 """
 
-import json
-import os
 import platform
-from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
-from cifarcnn.machine import devices
+from cifarcnn.machine import devices, kerassettings
 from cifarcnn.wording import count
 
 NAMES = {"keras": "Keras", "tensorflow": "TensorFlow", "jax": "JAX"}
@@ -20,7 +16,8 @@ NAMES = {"keras": "Keras", "tensorflow": "TensorFlow", "jax": "JAX"}
 
 def lines() -> list[str]:
     """Return the facts, a line for each kind: software, processor, GPU."""
-    packages = ", ".join(_version(package) for package in ("keras", keras_backend()))
+    backend = kerassettings.backend_name() or "tensorflow"
+    packages = ", ".join(_version(package) for package in ("keras", backend))
     native = sorted(devices.cpu_flags() & devices.BFLOAT16_FLAGS)
     bfloat16 = f"native bfloat16 ({', '.join(native)})" if native else "no native bfloat16"
     return [
@@ -28,19 +25,6 @@ def lines() -> list[str]:
         f"CPU: {devices.cpu_name()}, {count(devices.usable_cpus(), 'core')}, {bfloat16}",
         f"NVIDIA GPU: {devices.nvidia_gpu() or 'none'}",
     ]
-
-
-def keras_backend(environ: Mapping[str, str] = os.environ) -> str:
-    """Return the backend that Keras will import, which a variable or Keras's settings file names."""
-    if named := environ.get("KERAS_BACKEND"):
-        return named
-    home = environ.get("KERAS_HOME", os.path.expanduser("~/.keras"))
-    try:
-        settings = json.loads(Path(home, "keras.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        settings = {}
-    found = settings.get("backend") if isinstance(settings, dict) else None
-    return found if isinstance(found, str) and found else "tensorflow"
 
 
 def _version(package: str) -> str:

@@ -7,7 +7,6 @@ import atexit
 import errno
 import gc
 import io
-import json
 import os
 import sys
 import warnings
@@ -18,6 +17,7 @@ import click
 
 from cifarcnn.cli import console
 from cifarcnn.errors import CifarCNNError
+from cifarcnn.machine import kerassettings
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What writing to a full or broken stdout ends with."""
@@ -91,7 +91,7 @@ def main() -> None:
     except click.ClickException as problem:
         if isinstance(problem, click.UsageError):
             where = f" (see '{problem.ctx.command_path} --help')" if problem.ctx else ""
-            console.error(problem.format_message() + where)
+            console.error(problem.format_message().rstrip(".") + where)
         else:
             console.error(problem.format_message())
         sys.exit(problem.exit_code)
@@ -133,7 +133,7 @@ def _tune_process() -> None:
     """
     # Keras imports scikit-learn, where that is installed, to offer wrappers for it, and pyplot for galleries.
     unused = ["sklearn", "matplotlib.pyplot"]
-    if _keras_backend() == "tensorflow":
+    if kerassettings.backend_name() == "tensorflow":
         unused.append("jax")  # TensorFlow imports it to convert its models.
     for name in unused:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
@@ -141,19 +141,3 @@ def _tune_process() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     # A process that ends need not search the million objects of TensorFlow for garbage.
     atexit.register(gc.freeze)
-
-
-def _keras_backend() -> str | None:
-    """Tell which backend Keras is going to take, without importing it; None if that is not certain."""
-    if named := os.environ.get("KERAS_BACKEND"):
-        return named
-    base = os.path.expanduser("~")
-    home = os.environ.get("KERAS_HOME", f"{base if os.access(base, os.W_OK) else '/tmp'}/.keras")  # noqa: S108
-    try:
-        with open(os.path.expanduser(f"{home}/keras.json"), encoding="utf-8") as file:
-            settings = json.load(file)
-    except FileNotFoundError:
-        return "tensorflow"
-    except (OSError, ValueError):
-        return None
-    return settings.get("backend", "tensorflow") if isinstance(settings, dict) else None
