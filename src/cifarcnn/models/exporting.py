@@ -195,12 +195,13 @@ def _move(aside: Path, target: Path) -> None:
     if aside.is_dir():
         files.sync_tree(aside)
     replaced = aside.with_name("replaced") if os.path.lexists(target) else None
-    if replaced:
-        target.rename(replaced)
     try:
-        aside.rename(target)
-    except OSError:
         if replaced:
+            target.rename(replaced)
+        aside.rename(target)
+    # Ctrl-C too must not take the old one away.
+    except BaseException:
+        if replaced and os.path.lexists(replaced) and not os.path.lexists(target):
             replaced.rename(target)
         raise
     files.sync_directory(target.parent)
