@@ -1,13 +1,14 @@
 """What each recipe reaches, and at what cost: train and evaluate by the command, seed by seed, and tabulate.
 
-    python benchmarks/recipes.py --arch whiten6 --seeds 5
-    python benchmarks/recipes.py --table
+    python benchmarks/recipes.py --arch whiten6 --seeds 5 --table
 
 Every seed is one `cifarcnn train` and one `cifarcnn evaluate --tta`, each a process of its own. What they
-measured goes into `benchmarks/recipes.json` at once, so the command may be stopped and called again: seeds
+measured goes into a file at once (`--results`), so the command may be stopped and called again: seeds
 that are there are not trained again, unless the recipe has changed since, and a training that was stopped
-goes on if its run directory is kept (`--out`). `--table` prints the README's table and writes the means into
-the package, where `cifarcnn summary` and `cifarcnn train` find what to expect.
+goes on if its run directory is kept (`--out`). `--table` prints a table of what is in the file.
+
+With `--publish`, for maintainers, that file is `benchmarks/recipes.json`, whose table the README shows, and
+its means go into the package, where `cifarcnn summary` and `cifarcnn train` find what to expect.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from cifarcnn.models import summaries
 from cifarcnn.recipes import RECIPES
 from harness import HERE, say
 
-RESULTS = HERE / "recipes.json"
+PUBLISHED = HERE / "recipes.json"
 VARYING = ("seed", "device", "devices", "precision")
 """Settings that are no part of a recipe."""
 
@@ -40,16 +41,27 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--arch", nargs="+", choices=names, default=[])
     parser.add_argument("--recipe", choices=tuple(RECIPES), default="fast")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N-1")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where all that was measured stands")
+    parser.add_argument(
+        "--results",
+        metavar="FILE",
+        type=Path,
+        default=Path("measured.json"),
+        help="what was measured stands here, and is not measured again; default: %(default)s",
+    )
     parser.add_argument(
         "--out",
         type=Path,
         help="keep the run directories here, and go on with those that are there; default: they are not kept",
     )
-    parser.add_argument("--table", action="store_true", help="print the table, and write the expectations")
+    parser.add_argument("--table", action="store_true", help="print a table of all that stands there")
+    parser.add_argument(
+        "--publish", action="store_true", help=f"for maintainers: use {PUBLISHED}, and write the expectations"
+    )
     given = parser.parse_args()
-    if not given.arch and not given.table:
+    if not (given.arch or given.table or given.publish):
         parser.error("nothing to do: name architectures with --arch, or ask for the --table")
+    if given.publish:
+        given.results = PUBLISHED
     return given
 
 
@@ -202,11 +214,11 @@ def show(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure what is missing, then tabulate if asked."""
     given = arguments()
-    records = json.loads(given.results.read_text())["records"] if given.results.exists() else []
-    records = valid(records)
+    records = valid(json.loads(given.results.read_text())["records"] if given.results.exists() else [])
     for arch in given.arch:
         for seed in range(given.seeds):
             if any((arch, given.recipe, seed) == (r["arch"], r["recipe"], r["seed"]) for r in records):
+                say(f"{arch} {given.recipe} seed {seed}: stands in {given.results} already")
                 continue
             with tempfile.TemporaryDirectory() as directory:
                 records.append(measure(arch, given.recipe, seed, given.out or Path(directory)))
@@ -217,9 +229,9 @@ def main() -> None:
                 f" {100 * last['flip_shift']:.2f} %, {last['train_seconds']:.0f} s"
             )
     if given.table:
-        rows = summarise(records)
-        print(show(rows))
-        document = {"schema": 1, "rows": rows}
+        print(show(summarise(records)))
+    if given.publish:
+        document = {"schema": 1, "rows": summarise(records)}
         files.write_text(expectations.PATH, json.dumps(document, indent=1) + "\n")
 
 
