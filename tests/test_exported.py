@@ -109,7 +109,7 @@ def test_answers_that_depend_on_other_images_are_refused(tmp_path: Path) -> None
     def mixing(images: tf.Tensor) -> tf.Tensor:
         return tf.nn.softmax(images[:, 0, :10, 0] - tf.reduce_mean(images[:, 0, :10, 0], axis=0))
 
-    refused(concrete(tmp_path / "mixing.tflite", mixing), "differently among others")
+    refused(concrete(tmp_path / "mixing.tflite", mixing), "otherwise in another batch")
 
 
 @pytest.fixture
@@ -313,7 +313,7 @@ def test_damaged_exports_are_answers_or_reasons(folder: Path, mutations: Mutatio
 
 
 @pytest.mark.slow
-@settings(QUICK, max_examples=500)
+@settings(QUICK, max_examples=200)
 @given(mutations=MUTATIONS, name=st.sampled_from(["good.tflite", "good.onnx"]))
 def test_hundreds_of_damaged_exports(folder: Path, mutations: Mutation, name: str) -> None:
     """The same, at length."""

@@ -145,7 +145,7 @@ def test_a_run_is_listed_once(tmp_path: Path) -> None:
 DAMAGES: dict[str, tuple[str, bytes, str]] = {
     "empty settings": ("settings.json", b"", "settings.json is no JSON"),
     "other JSON": ("settings.json", b"[1]", "settings.json holds no settings"),
-    "binary": ("settings.json", b"\xff\x00", "settings.json is no text"),
+    "binary": ("settings.json", b"\xff\x00", "settings.json is not text in UTF-8"),
     "nested": ("settings.json", b"[" * 100_000, "recursion"),
     "wrong value": ("settings.json", b'{"arch": "vgg2", "epochs": "x"}', "settings.json: epochs is 'x'"),
     "empty table": ("metrics.csv", b"", "metrics.csv has not the columns epoch, loss"),
@@ -224,7 +224,7 @@ def test_foreign_things_are_named_and_nothing_waits(cifarcnn: Run, tmp_path: Pat
     assert done.stdout.splitlines()[2:5] == [
         "b         damaged: no run: it holds no settings.json",
         "c         damaged: metrics.csv: No such file or directory",
-        "d[red]\\n  damaged: timing.csv is no small file",
+        "d[red]\\n  damaged: timing.csv is not a regular file of at most 32 MiB",
     ]
     assert done.stderr == "3 of 4 could not be read\n"
     document = json.loads(cifarcnn("runs", "--json").stdout)

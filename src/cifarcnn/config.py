@@ -51,7 +51,7 @@ class Settings:
     arch: str = _setting("vgg2", "Architecture; `cifarcnn summary` lists them.")
     recipe: str = _setting(
         "fast",
-        "Set of defaults; fast: ours, few epochs; classic: its author's.",
+        "Set of defaults; fast: ours, few epochs; classic: its author's, as far as it was published.",
         choices=tuple(recipes.RECIPES),
     )
     epochs: int = _setting(10, "Passes over the training images.", least=1, most=100_000)
@@ -79,7 +79,7 @@ class Settings:
     warmup: float = _setting(
         0.1, "Share of the steps in which the rate rises (all but inverse-time).", least=0, most=0.9
     )
-    decay: float = _setting(0.0, "Of inverse-time: rate / (1 + decay * step).", least=0, most=1)
+    decay: float = _setting(0.0, "Of schedule inverse-time: rate / (1 + decay * step).", least=0, most=1)
     label_smoothing: float = _setting(0.1, "Share of the truth spread over all classes.", least=0, most=0.9)
     augment: str = _setting(
         "standard", "Random changes of training images; standard is flip (left to right) and shift.",
@@ -88,7 +88,7 @@ class Settings:
     shift: int = _setting(2, "Most pixels by which shift moves an image.", least=0, most=16)
     jitter: float = _setting(
         0.0,
-        "Share by which brightness and contrast of training images vary at most, whatever --augment is.",
+        "Vary brightness and contrast of training images by up to this share, whatever --augment is.",
         least=0,
         most=0.9,
     )
@@ -97,7 +97,7 @@ class Settings:
     )
     normalize: str = _setting(
         "standard",
-        "Of pixels; unit: divided by 255; standard: z-scores by channel.",
+        "How pixels are normalised; unit: divided by 255; standard: z-scores by channel.",
         choices=("unit", "standard"),
     )
     batch_norm_momentum: float = _setting(
@@ -134,7 +134,7 @@ class Settings:
         most=64,
     )
     deterministic: bool = _setting(
-        False, "On a GPU too, the same seed gives the same result on the same machine; slower."
+        False, "Make a GPU repeat a result exactly for the same seed; slower. A CPU does so anyway."
     )
     seed: int = _setting(0, "Fixes weights, order, augmentation, dropout and split.", least=0, most=2**31 - 1)
 

@@ -51,11 +51,11 @@ def read_text(path: Path) -> str:
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode) or status.st_size > SMALL:
-        raise ValueError(f"{path.name} is no small file")
+        raise ValueError(f"{path.name} is not a regular file of at most 32 MiB")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as problem:
-        raise ValueError(f"{path.name} is no text: {problem.reason}") from problem
+        raise ValueError(f"{path.name} is not text in UTF-8: {problem.reason}") from problem
 
 
 def size(path: Path) -> int:

@@ -186,7 +186,7 @@ def check_answers(path: str, runtime: Runtime, most_images: int) -> None:
     trial.check_probabilities(path, rows)
     many = np.asarray(runtime.predict_on_batch(probe[::-1]))
     if many.shape != (most_images, 10) or not np.allclose(many[::-1][:few], rows, atol=1e-3):
-        raise ModelError(f"the model {path} answers an image differently among others; not opened")
+        raise ModelError(f"the model {path} answers an image otherwise in another batch; not opened")
 
 
 def _check_ends(path: str, ends: list[list[Any]], number: str) -> None:

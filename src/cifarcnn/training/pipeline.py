@@ -15,7 +15,8 @@ from cifarcnn.data.cifar10 import Bytes, Images, stratified_split, stratified_su
 if TYPE_CHECKING:
     from cifarcnn.config import Settings
 
-# What tells the streams apart that are drawn from the same seed. (NumPy takes a last 0 for nothing.)
+# What tells the streams apart that are drawn from the same seed. (NumPy takes a last 0 for nothing, so the
+# order of the third epoch comes from the stream of the flips; as another kind of number, without harm.)
 _ORDER, _SHIFT, _FLIP = range(3)
 _JITTER = 6
 

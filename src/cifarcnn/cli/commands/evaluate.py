@@ -44,13 +44,13 @@ if TYPE_CHECKING:
     "--figures",
     metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Draw confusion matrix, reliability diagram, worst mistakes, samples and filters into DIR.",
+    help="Draw one MODEL's confusion matrix, reliability diagram, worst mistakes, samples, filters into DIR.",
 )
 @click.option(
     "--report",
     metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Write report.html, one page with everything that needs no other file, into DIR.",
+    help="Write report.html, one page on one MODEL that needs no other file, into DIR.",
 )
 @click.option(
     "--worst",

@@ -60,9 +60,9 @@ def export(
     name = console.printable(str(result.path))
     runtime = FORMATS[form].runtime
     click.echo(f"wrote {name}: {result.size:,} bytes for {runtime}, weights in {result.weights}")
-    rounded = " with its weights rounded likewise" if result.changed is not None else ""
+    rounded = " with weights rounded likewise" if result.changed is not None else ""
     click.echo(
-        f"largest difference of a probability to MODEL{rounded}, {result.images:,} images: "
+        f"largest difference from Keras's probabilities{rounded}, {result.images:,} images: "
         f"{result.difference:.1e}"
     )
     if result.changed is not None:

@@ -65,10 +65,15 @@ def _parse_seeds(_context: click.Context, _option: click.Parameter, text: str | 
     help="Train once with each of these seeds; report mean and standard deviation.",
 )
 @click.option(
-    "--repeat", metavar="N", type=click.IntRange(1, 1000), help="The same for seeds 0, 1, ... up to N - 1."
+    "--repeat",
+    metavar="N",
+    type=click.IntRange(1, 1000),
+    help="Train N times, with seeds 0 to N - 1; report as --seeds does.",
 )
-@click.option("--task", metavar="N", type=int, help="Of the runs that --config spans, train the Nth alone.")
-@click.option("--tasks", is_flag=True, help="Show how many these runs are, and which; train nothing.")
+@click.option("--task", metavar="N", type=int, help="Train only the Nth of the runs that --config spans.")
+@click.option(
+    "--tasks", is_flag=True, help="List the runs that --config spans and their numbers; train nothing."
+)
 @click.option(
     "--scale-batch", is_flag=True, help="Multiply batch size and learning rate by the number of devices."
 )
@@ -78,7 +83,7 @@ def _parse_seeds(_context: click.Context, _option: click.Parameter, text: str | 
     metavar="SECONDS",
     type=float,
     default=WAIT_SECONDS,
-    show_default=True,
+    show_default=f"{WAIT_SECONDS:g}",
     help="How long to wait for the other machines that TF_CONFIG or SLURM name.",
 )
 @json_option
@@ -106,8 +111,8 @@ def train(
     """Train a network on the training images.
 
     Without an option it trains vgg2 by the fast recipe; the defaults below are what that is. Other networks
-    and recipes have others (`cifarcnn summary ARCH` shows them); classic is what its author published.
-    A validation split chooses the best epoch; the test images are not read.
+    and recipes have others (`cifarcnn summary ARCH` shows them); classic is its author's, as far as it was
+    published. A validation split chooses the best epoch; the test images are not read.
     """
     if resume is not None and context.get_parameter_source("out") is ParameterSource.COMMANDLINE:
         raise click.UsageError("--out cannot be given with --resume: a resumed run stays where it is")
