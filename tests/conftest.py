@@ -20,6 +20,11 @@ hypothesis.settings.load_profile("untimed")
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long tests, so that no process is left with one of them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def data_directory() -> Path:
     """The directory of the real files, found or fetched as any user's are."""

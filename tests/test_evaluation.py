@@ -293,15 +293,3 @@ def test_mistakes_are_one_line_and_an_exit_code(folder: Path, arguments, code: i
     assert done.stdout == ""
     errors = [line for line in done.stderr.splitlines() if not line.startswith("train images: ")]
     assert len(errors) == 1
-
-
-def test_help_is_quick_to_import() -> None:
-    """The command's help loads neither a framework nor the plotting library."""
-    code = (
-        "import sys; from cifarcnn.cli.commands.evaluate import evaluate;"
-        "evaluate.main(['--help'], standalone_mode=False);"
-        "assert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "--figures DIR" in done.stdout

@@ -117,7 +117,6 @@ def test_ctrl_c_on_one_worker_stops_all_after_the_same_step(
 @pytest.mark.parametrize(
     ("others", "said"),
     [
-        ([*SMALL, "--seed", 3], "worker 1 (127.0.0.1:"),
         ([*SMALL, "--arch", "vgg9"], "cannot begin: unknown architecture 'vgg9'"),
         (["--resume", "runs"], "resume is False at worker 0, True at worker 1"),
     ],
@@ -136,8 +135,8 @@ def test_workers_that_differ_train_nothing(
     assert not (tmp_path / "runs").exists()
 
 
-def test_workers_with_other_images_train_nothing(tmp_path: Path, data_directory: Path) -> None:
-    """The images' checksum is part of what they compare."""
+def test_workers_with_other_images_and_settings_train_nothing(tmp_path: Path, data_directory: Path) -> None:
+    """The images' checksum and the settings are compared, and both are told."""
     generator = np.random.default_rng(0)
     for name in CLASSES:
         folder = tmp_path / "pictures" / name
@@ -145,13 +144,15 @@ def test_workers_with_other_images_train_nothing(tmp_path: Path, data_directory:
         for number in range(80):
             pixels = generator.integers(0, 256, (32, 32, 3), np.uint8)
             Image.fromarray(pixels).save(folder / f"{number}.png")
-    others = [*SMALL, "--data", tmp_path / "pictures"]
+    others = [*SMALL, "--seed", 3, "--data", tmp_path / "pictures"]
     with cluster(2, tmp_path, data_directory, [*SMALL, "--wait", 60], [*others, "--wait", 60]) as workers:
         finish(workers)
     for worker in workers:
         assert worker.code == 1, worker
         (line,) = worker.errors
+        assert "worker 1 (127.0.0.1:" in line
         assert "training_images_sha256 is" in line
+        assert "seed is 0 at worker 0, 3 at worker 1" in line
     assert not (tmp_path / "runs").exists()
 
 
