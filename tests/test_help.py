@@ -61,6 +61,7 @@ def test_an_option_is_explained_with_its_default(name: str) -> None:
     setting = option.name in FIELDS and not option.is_flag
     if setting or not (option.is_flag or option.default is None or option.required or option.flag_value):
         assert "[default: " in record[1]
+        assert "[default: (" not in record[1]
 
 
 @EVERY_COMMAND
