@@ -120,6 +120,35 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(
     assert directory.load_checkpoint(ignore).progress.step == 2
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_too_little_memory_is_told_from_a_file_that_asks_for_too_much(
+    whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the checksums: a whole checkpoint stays where it is."""
+    directory = directory_with(tmp_path, 1, 2)
+    newest = directory.path / "checkpoint.npz"
+    if not whole:
+        content = bytearray(newest.read_bytes())
+        content[content.index(b"NUMPY") + 80] ^= 1
+        newest.write_bytes(content)
+    read = run._read_checkpoint
+
+    def without_memory(path: Path) -> Checkpoint:
+        if path == newest:
+            raise MemoryError
+        return read(path)
+
+    monkeypatch.setattr(run, "_read_checkpoint", without_memory)
+    if whole:
+        with pytest.raises(
+            RunError, match="MemoryError; mend that, or remove it to go on from the one before"
+        ):
+            directory.load_checkpoint(ignore)
+    else:
+        assert directory.load_checkpoint(ignore).progress.step == 1
+    assert newest.exists() == whole
+
+
 def test_a_checkpoint_with_a_damaged_name_is_not_taken_for_a_smaller_one(tmp_path: Path) -> None:
     """A variable whose name is misspelt in the zip's directory is missed."""
     directory = directory_with(tmp_path, 1, 2)

@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cifarcnn.config import Settings
-from cifarcnn.errors import Interrupted, RunError, UsageError
+from cifarcnn.errors import Interrupted, RunError, UsageError, reason
 from cifarcnn.events import Note, OnEvent
 from cifarcnn.machine import files, locks
 from cifarcnn.runs.progress import METRICS, TIMING, Progress, write_table
@@ -183,7 +183,7 @@ class RunDirectory:
         """Read the newest whole checkpoint. A damaged one is set aside, and the user is told.
 
         Raises:
-            RunError: there is none; each one's fault is named.
+            RunError: there is none, and each one's fault is named; or one cannot be read at present.
         """
         faults = []
         for path in (self.checkpoint, self.previous):
@@ -192,10 +192,11 @@ class RunDirectory:
             except FileNotFoundError:
                 continue
             except _FAULTS as problem:
-                if isinstance(problem, OSError) and problem.errno not in (None, errno.EINVAL):
-                    # The disk, the network or the permissions are at fault, and the file may be whole.
+                if _may_be_whole(path, problem):
+                    older = path == self.checkpoint and os.path.exists(self.previous)
+                    other = ", or remove it to go on from the one before" if older else ""
                     raise RunError(
-                        f"cannot read {str(path)!r}: {problem.strerror}; mend that, then:"
+                        f"cannot read {str(path)!r}: {reason(problem)}; mend that{other}, then:"
                         f" {resume_command(self.path)}"
                     ) from problem
                 faults.append(f"{path.name}: {str(problem) or type(problem).__name__}")
@@ -219,6 +220,20 @@ _FAULTS = (
     OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, RuntimeError,
     zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
+
+
+def _may_be_whole(path: Path, problem: Exception) -> bool:
+    """Tell whether not a checkpoint but the disk, the network, permissions or memory are at fault."""
+    if isinstance(problem, OSError):
+        return problem.errno not in (None, errno.EINVAL)
+    if not isinstance(problem, MemoryError):
+        return False
+    # A damaged one may ask for any amount of memory; its checksums are computed in little.
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except _FAULTS:
+        return False
 
 
 def _read_checkpoint(path: Path) -> Checkpoint:
@@ -275,8 +290,8 @@ def saving(path: Path) -> Iterator[None]:
                 " its new place to `cifarcnn train --resume`"
             ) from problem
         # h5py's text is many lines of its own.
-        reason = os.strerror(problem.errno) if problem.errno else problem
+        why = os.strerror(problem.errno) if problem.errno else problem
         raise RunError(
-            f"cannot write to {str(path)!r}: {reason}; what was saved before is intact: free space or"
+            f"cannot write to {str(path)!r}: {why}; what was saved before is intact: free space or"
             f" mend the permissions, then: {resume_command(path)}"
         ) from problem
