@@ -32,6 +32,25 @@ def test_the_variable_wins_over_the_settings_file(
     assert kerassettings.backend_name({"KERAS_HOME": str(tmp_path), **variables}) == backend
 
 
+@pytest.mark.parametrize("writable", [True, False])
+def test_without_a_variable_the_place_is_below_home_if_that_can_be_written(
+    writable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it is below /tmp."""
+    (tmp_path / ".keras").mkdir()
+    (tmp_path / ".keras" / "keras.json").write_text('{"backend": "jax"}')
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("os.access", lambda path, _: writable and path == str(tmp_path))
+    monkeypatch.setattr("os.path.exists", lambda path: path == f"{tmp_path}/.keras/keras.json")
+    assert kerassettings.backend_name({}) == ("jax" if writable else "tensorflow")
+
+
+def test_settings_that_are_nested_without_end_leave_it_open(tmp_path: Path) -> None:
+    """No command may fail for it."""
+    (tmp_path / "keras.json").write_text("[" * 100_000)
+    assert kerassettings.backend_name({"KERAS_HOME": str(tmp_path)}) is None
+
+
 def test_a_settings_file_that_cannot_be_read_leaves_it_open(tmp_path: Path) -> None:
     """A directory in its place."""
     (tmp_path / "keras.json").mkdir()

@@ -11,12 +11,15 @@ def backend_name(environ: Mapping[str, str] = os.environ) -> str | None:
         return named
     base = os.path.expanduser("~")
     home = environ.get("KERAS_HOME", f"{base if os.access(base, os.W_OK) else '/tmp'}/.keras")  # noqa: S108
-    try:
-        with open(os.path.expanduser(f"{home}/keras.json"), encoding="utf-8") as file:
-            settings = json.load(file)
-    except (FileNotFoundError, ValueError):  # what is no JSON is no settings to Keras either
+    path = os.path.expanduser(os.path.join(home, "keras.json"))
+    if not os.path.exists(path):
         return "tensorflow"
-    except OSError:
+    try:
+        with open(path, encoding="utf-8") as file:
+            settings = json.load(file)
+    except ValueError:  # what is no JSON is no settings to Keras either
+        return "tensorflow"
+    except (OSError, RecursionError):
         return None
     found = settings.get("backend", "tensorflow") if isinstance(settings, dict) else None
     return found if isinstance(found, str) else None

@@ -53,7 +53,8 @@ def check(runs: Mapping[str, Settings], data: str | Path | None, on_event: OnEve
         on_event: told of a download.
 
     Raises:
-        UsageError: there are too few images for a run, or its device or arithmetic cannot be had.
+        UsageError: there are too few images for a run, or its device or arithmetic cannot be had, or the runs
+            differ in what one process cannot change.
         DataError: the data set cannot be had.
     """
     from cifarcnn.machine import backend
@@ -67,7 +68,8 @@ def check(runs: Mapping[str, Settings], data: str | Path | None, on_event: OnEve
             f"devices is {' and '.join(map(str, sorted(counts)))} in runs of one process, which can divide"
             " itself once; expected the same for all, or a process for each with --task"
         )
-    if hardware.gpus and len({wanted.deterministic for wanted in runs.values()}) > 1:
+    on_gpus = [wanted for wanted in runs.values() if hardware.gpus and wanted.device != "cpu"]
+    if len({wanted.deterministic for wanted in on_gpus}) > 1:
         raise UsageError(
             "deterministic is true and false in runs of one process, whose GPUs stay so once they are;"
             " expected the same for all, or a process for each with --task"
