@@ -45,8 +45,7 @@ def arguments() -> argparse.Namespace:
         "--results",
         metavar="FILE",
         type=Path,
-        default=Path("measured.json"),
-        help="what was measured stands here, and is not measured again; default: %(default)s",
+        help="what was measured stands here, and is not measured again; default: measured.json",
     )
     parser.add_argument(
         "--out",
@@ -60,8 +59,9 @@ def arguments() -> argparse.Namespace:
     given = parser.parse_args()
     if not (given.arch or given.table or given.publish):
         parser.error("nothing to do: name architectures with --arch, or ask for the --table")
-    if given.publish:
-        given.results = PUBLISHED
+    if given.publish and given.results:
+        parser.error(f"--publish has a file of its own, {PUBLISHED}; leave --results out")
+    given.results = PUBLISHED if given.publish else given.results or Path("measured.json")
     return given
 
 
@@ -111,7 +111,13 @@ def measure(arch: str, recipe: str, seed: int, out: Path) -> dict[str, Any]:
             if name in environment
         },
         "settings": recipe_settings(arch, recipe),
+        **network(arch),
     }
+
+
+def network(arch: str) -> dict[str, int]:
+    """Return by what a changed network is known."""
+    return {"params": architectures.find(arch).params, "flops": summaries.summarise(arch).flops}
 
 
 def begun_before(arch: str, recipe: str, seed: int, out: Path) -> Path | None:
@@ -124,16 +130,19 @@ def begun_before(arch: str, recipe: str, seed: int, out: Path) -> Path | None:
     return None
 
 
-def valid(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the records of recipes as they are now, and say which are not."""
-    kept = []
+def divide(records: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the records of networks and recipes as they are now, and the others; say which these are."""
+    kept, others = [], []
+    known = {row.name for row in architectures.ARCHITECTURES}
     for record in records:
-        if record["settings"] == recipe_settings(record["arch"], record["recipe"]):
+        arch, recipe = record["arch"], record["recipe"]
+        now = {"settings": recipe_settings(arch, recipe), **network(arch)} if arch in known else {}
+        if now and all(record.get(name, value) == value for name, value in now.items()):
             kept.append(record)
         else:
-            name = f"{record['arch']} {record['recipe']} seed {record['seed']}"
-            say(f"{name}: the recipe has changed since; left out")
-    return kept
+            others.append(record)
+            say(f"{arch} {recipe} seed {record['seed']}: the network or the recipe has changed; left out")
+    return kept, others
 
 
 def summarise(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -214,7 +223,10 @@ def show(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure what is missing, then tabulate if asked."""
     given = arguments()
-    records = valid(json.loads(given.results.read_text())["records"] if given.results.exists() else [])
+    found = json.loads(given.results.read_text())["records"] if given.results.exists() else []
+    records, others = divide(found)
+    if given.publish:
+        others = []
     for arch in given.arch:
         for seed in range(given.seeds):
             if any((arch, given.recipe, seed) == (r["arch"], r["recipe"], r["seed"]) for r in records):
@@ -222,7 +234,8 @@ def main() -> None:
                 continue
             with tempfile.TemporaryDirectory() as directory:
                 records.append(measure(arch, given.recipe, seed, given.out or Path(directory)))
-            files.write_text(given.results, json.dumps({"schema": 1, "records": records}, indent=1) + "\n")
+            document = {"schema": 1, "records": [*others, *records]}
+            files.write_text(given.results, json.dumps(document, indent=1) + "\n")
             last = records[-1]
             say(
                 f"{arch} {given.recipe} seed {seed}: {100 * last['accuracy']:.2f} %, with views"

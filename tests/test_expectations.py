@@ -108,6 +108,14 @@ def test_the_benchmark_measures_what_is_not_in_its_file(
     assert measured == [0, 1, 0, 1]
     assert json.loads(published.read_text()) == json.loads((tmp_path / "measured.json").read_text())
     assert json.loads(expected.read_text())["rows"][0]["accuracy"]["mean"] == 0.5
+    # A record of a network that was changed, or is no more, is kept, but not taken for one of today's.
+    document = json.loads((tmp_path / "measured.json").read_text())
+    document["records"][0]["params"] = 7
+    document["records"].append({**document["records"][0], "arch": "gone"})
+    (tmp_path / "measured.json").write_text(json.dumps(document))
+    run("--seeds", "2")
+    assert measured == [0, 1, 0, 1, 0]
+    assert len(json.loads((tmp_path / "measured.json").read_text())["records"]) == 4
 
 
 def test_only_a_recipe_as_it_stands_has_an_expectation() -> None:
