@@ -171,22 +171,42 @@ def test_no_directory_but_a_saved_model_is_replaced(name: str, folder: Path, tmp
     assert (target / "mine.txt").read_text() == "kept"
 
 
+@pytest.mark.parametrize("moved", ["model_saved_model", "m_saved_model"])
+@pytest.mark.parametrize(
+    ("problem", "raised", "said"),
+    [
+        (OSError(errno.EIO, "Input/output error"), ModelError, "cannot write .*: Input/output error; choose"),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+    ],
+    ids=["disk", "ctrl-c"],
+)
 def test_what_cannot_be_replaced_is_back_in_its_place(
-    folder: Path, data_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    moved: str,
+    problem: BaseException,
+    raised: type[BaseException],
+    said: str | None,
+    folder: Path,
+    data_directory: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A disk that fails between the two renames does not cost the old model."""
+    """A disk that fails, or Ctrl-C, before the new one is moved or after the old one was."""
     target = tmp_path / "m_saved_model"
     target.mkdir()
     (target / GRAPH).write_text("kept")
     rename = Path.rename
 
     def failing(self: Path, other: Path) -> Path:
-        if self.name == "model_saved_model":
-            raise OSError(errno.EIO, "Input/output error")
-        return rename(self, other)
+        monkeypatch.setattr(Path, "rename", rename)
+        if self.name == "m_saved_model":
+            rename(self, other)
+        raise problem
 
-    monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(ModelError, match=r"cannot write .*: Input/output error; choose another place"):
+    def waiting(self: Path, other: Path) -> Path:
+        return failing(self, other) if self.name == moved else rename(self, other)
+
+    monkeypatch.setattr(Path, "rename", waiting)
+    with pytest.raises(raised, match=said):
         exporting.export(folder / "run", "saved-model", output=target, data=data_directory, force=True)
     assert (target / GRAPH).read_text() == "kept"
     assert os.listdir(tmp_path) == ["m_saved_model"]

@@ -48,7 +48,8 @@ class Muon(keras.optimizers.Adam):  # type: ignore[misc]
 
     TALL = 10
     """Kernels of more inputs than this times their outputs, as of a dense layer after many maps, take a short
-    way to the same; for others the iteration is a small part of a training's step."""
+    way to the same; for others the iteration is a small part of a training's step. In a GPU's TF32 the short
+    way is right within 1 % after these three iterations; of more, it would not be."""
 
     def __init__(self, momentum: float, **options: Any) -> None:
         super().__init__(beta_2=0.95, epsilon=1e-12, **options)

@@ -62,7 +62,7 @@ def export(
     click.echo(f"wrote {name}: {result.size:,} bytes for {runtime}, weights in {result.weights}")
     rounded = " with weights rounded likewise" if result.changed is not None else ""
     click.echo(
-        f"largest difference from Keras's probabilities{rounded}, {result.images:,} images: "
+        f"largest difference from the original's probabilities{rounded}, {result.images:,} images: "
         f"{result.difference:.1e}"
     )
     if result.changed is not None:
