@@ -337,7 +337,7 @@ def test_mutated_pictures(
 
 
 @pytest.mark.slow
-@settings(QUICK, max_examples=10_000)
+@settings(QUICK, max_examples=5_000)
 @given(sample=st.integers(0, len(SAMPLES) - 1), mutations=MUTATIONS, resize=st.sampled_from(images.RESIZES))
 def test_thousands_of_mutated_pictures(
     sample: int, mutations: list[tuple[float, int, bool]], resize: images.Resize
