@@ -14,6 +14,7 @@ its means go into the package, where `cifarcnn summary` and `cifarcnn train` fin
 import argparse
 import dataclasses
 import datetime
+import functools
 import json
 import statistics
 import subprocess
@@ -115,6 +116,7 @@ def measure(arch: str, recipe: str, seed: int, out: Path) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def network(arch: str) -> dict[str, int]:
     """Return by what a changed network is known."""
     return {"params": architectures.find(arch).params, "flops": summaries.summarise(arch).flops}

@@ -1,11 +1,9 @@
 """What a recipe is expected to reach: taken from what was measured, and from nothing else."""
 
 import dataclasses
-import importlib
 import json
 import statistics
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -75,47 +73,6 @@ def test_the_readme_shows_the_table() -> None:
         assert f"| {' | '.join(cells)} |" in lines, row
     minutes = [entry["train_seconds"] / 60 for entry in RECORDS if entry["arch"] == "whiten6"]
     assert f"`whiten6` took {min(minutes):.1f} to {max(minutes):.1f} minutes." in " ".join(lines)
-
-
-def test_the_benchmark_measures_what_is_not_in_its_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Each seed once, into a file of one's own; only --publish changes what was published."""
-    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
-    benchmark = importlib.import_module("recipes")
-    measured: list[int] = []
-
-    def measure(arch: str, _recipe: str, seed: int, _out: Path) -> dict[str, Any]:
-        measured.append(seed)
-        (record,) = [one for one in RECORDS if (one["arch"], one["seed"]) == (arch, seed)]
-        return {**record, "accuracy": 0.5}
-
-    def run(*options: str) -> str:
-        monkeypatch.setattr("sys.argv", ["recipes.py", "--arch", "whiten6-tiny", *options])
-        benchmark.main()
-        return capsys.readouterr().out
-
-    published, expected = tmp_path / "recipes.json", tmp_path / "expectations.json"
-    monkeypatch.setattr(benchmark, "measure", measure)
-    monkeypatch.setattr(benchmark, "PUBLISHED", published)
-    monkeypatch.setattr(expectations, "PATH", expected)
-    monkeypatch.chdir(tmp_path)
-    run("--seeds", "1")
-    assert "| 50.00 ± 0.00 |" in run("--seeds", "2", "--table")
-    assert measured == [0, 1]
-    assert [path.name for path in tmp_path.iterdir()] == ["measured.json"]
-    run("--seeds", "2", "--publish")
-    assert measured == [0, 1, 0, 1]
-    assert json.loads(published.read_text()) == json.loads((tmp_path / "measured.json").read_text())
-    assert json.loads(expected.read_text())["rows"][0]["accuracy"]["mean"] == 0.5
-    # A record of a network that was changed, or is no more, is kept, but not taken for one of today's.
-    document = json.loads((tmp_path / "measured.json").read_text())
-    document["records"][0]["params"] = 7
-    document["records"].append({**document["records"][0], "arch": "gone"})
-    (tmp_path / "measured.json").write_text(json.dumps(document))
-    run("--seeds", "2")
-    assert measured == [0, 1, 0, 1, 0]
-    assert len(json.loads((tmp_path / "measured.json").read_text())["records"]) == 4
 
 
 def test_only_a_recipe_as_it_stands_has_an_expectation() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cifarcnn import config
+from cifarcnn import config, expectations
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -46,9 +46,61 @@ def test_a_record_of_a_changed_recipe_does_not_count(
     """It is left out, and that is said."""
     settings = recipes.recipe_settings("vgg2", "fast")
     record = {"arch": "vgg2", "recipe": "fast", "seed": 3, "settings": settings}
-    changed = {**record, "seed": 4, "settings": {**settings, "epochs": 99}}
-    assert recipes.valid([changed, record]) == [record]
-    assert "vgg2 fast seed 4: the recipe has changed" in capsys.readouterr().err
+    others = [
+        {**record, "seed": 4, "settings": {**settings, "epochs": 99}},
+        {**record, "seed": 5, "params": 7},
+        {**record, "seed": 6, "arch": "gone"},
+    ]
+    assert recipes.divide([*others, record]) == ([record], others)
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in told] == [
+        "vgg2 fast seed 4",
+        "vgg2 fast seed 5",
+        "gone fast seed 6",
+    ]
+
+
+def test_the_benchmark_measures_what_is_not_in_its_file(
+    recipes: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each seed once, into a file of one's own; only --publish changes what was published."""
+    records = json.loads((BENCHMARKS / "recipes.json").read_text())["records"]
+    measured: list[int] = []
+
+    def measure(arch: str, _recipe: str, seed: int, _out: Path) -> dict[str, Any]:
+        measured.append(seed)
+        (record,) = [one for one in records if (one["arch"], one["seed"]) == (arch, seed)]
+        return {**record, "accuracy": 0.5}
+
+    def run(*options: str) -> str:
+        monkeypatch.setattr("sys.argv", ["recipes.py", "--arch", "whiten6-tiny", *options])
+        recipes.main()
+        return capsys.readouterr().out
+
+    published, expected = tmp_path / "recipes.json", tmp_path / "expectations.json"
+    monkeypatch.setattr(recipes, "measure", measure)
+    monkeypatch.setattr(recipes, "PUBLISHED", published)
+    monkeypatch.setattr(expectations, "PATH", expected)
+    monkeypatch.chdir(tmp_path)
+    run("--seeds", "1")
+    assert "| 50.00 ± 0.00 |" in run("--seeds", "2", "--table")
+    assert measured == [0, 1]
+    assert [path.name for path in tmp_path.iterdir()] == ["measured.json"]
+    run("--seeds", "2", "--publish")
+    assert measured == [0, 1, 0, 1]
+    assert json.loads(published.read_text()) == json.loads((tmp_path / "measured.json").read_text())
+    assert json.loads(expected.read_text())["rows"][0]["accuracy"]["mean"] == 0.5
+    # A record of a network that was changed, or is no more, is kept, but not taken for one of today's.
+    document = json.loads((tmp_path / "measured.json").read_text())
+    document["records"][0]["params"] = 7
+    document["records"].append({**document["records"][0], "arch": "gone"})
+    (tmp_path / "measured.json").write_text(json.dumps(document))
+    run("--seeds", "2")
+    assert measured == [0, 1, 0, 1, 0]
+    assert len(json.loads((tmp_path / "measured.json").read_text())["records"]) == 4
 
 
 @pytest.mark.parametrize(
