@@ -20,23 +20,6 @@ hypothesis.settings.load_profile("untimed")
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-
-
-@pytest.fixture(autouse=True)
-def _cores(request: pytest.FixtureRequest) -> None:
-    """Give each of several test processes a core of its own for what it starts in quick tests.
-
-    TensorFlow starts threads for all cores that it finds, and those of all processes would be in each other's
-    way. Long tests have all cores, and so has a single process.
-    """
-    worker = os.environ.get("PYTEST_XDIST_WORKER")
-    if worker and CORES:
-        slow = request.node.get_closest_marker("slow") is not None
-        own = {CORES[int(worker.removeprefix("gw")) % len(CORES)]}
-        os.sched_setaffinity(0, CORES if slow else own)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest tests, so that no process is left with one of them at the end."""
     items.sort(key=lambda item: (item.get_closest_marker("slow") is None, item.path.stem != "test_workers"))
