@@ -4,7 +4,7 @@
 
 Every seed is one `cifarcnn train` and one `cifarcnn evaluate --tta`, each a process of its own. What they
 measured goes into a file at once (`--results`), so the command may be stopped and called again: seeds
-that are there are not trained again, unless the recipe has changed since, and a training that was stopped
+that are there are not trained again, unless network or recipe have changed, and a training that was stopped
 goes on if its run directory is kept (`--out`). `--table` prints a table of what is in the file.
 
 With `--publish`, for maintainers, that file is `benchmarks/recipes.json`, whose table the README shows, and
@@ -55,7 +55,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--table", action="store_true", help="print a table of all that stands there")
     parser.add_argument(
-        "--publish", action="store_true", help=f"for maintainers: use {PUBLISHED}, and write the expectations"
+        "--publish",
+        action="store_true",
+        help="for maintainers: use benchmarks/recipes.json, and write expectations",
     )
     given = parser.parse_args()
     if not (given.arch or given.table or given.publish):

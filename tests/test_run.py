@@ -141,7 +141,7 @@ def test_too_little_memory_is_told_from_a_file_that_asks_for_too_much(
     monkeypatch.setattr(run, "_read_checkpoint", without_memory)
     if whole:
         with pytest.raises(
-            RunError, match="MemoryError; mend that, or remove it to go on from the one before"
+            RunError, match="not enough memory; mend that, or remove it to go on from the one before"
         ):
             directory.load_checkpoint(ignore)
     else:

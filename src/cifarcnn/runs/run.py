@@ -195,8 +195,9 @@ class RunDirectory:
                 if _may_be_whole(path, problem):
                     older = path == self.checkpoint and os.path.exists(self.previous)
                     other = ", or remove it to go on from the one before" if older else ""
+                    why = "not enough memory" if isinstance(problem, MemoryError) else reason(problem)
                     raise RunError(
-                        f"cannot read {str(path)!r}: {reason(problem)}; mend that{other}, then:"
+                        f"cannot read {str(path)!r}: {why}; mend that{other}, then:"
                         f" {resume_command(self.path)}"
                     ) from problem
                 faults.append(f"{path.name}: {str(problem) or type(problem).__name__}")

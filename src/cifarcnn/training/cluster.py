@@ -15,7 +15,7 @@ from cifarcnn.errors import UsageError
 
 EXAMPLE = '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}'
 
-WAIT_SECONDS = 300.0
+WAIT_SECONDS = 300
 """How long workers wait for each other, unless the user says otherwise."""
 
 LONGEST_WAIT = 7 * 24 * 3600

@@ -80,9 +80,9 @@ class Muon(keras.optimizers.Adam):  # type: ignore[misc]
 
     def _orthogonal(self, matrix: Any) -> Any:
         """Bring all singular values of a matrix near one, keeping its singular vectors."""
-        first, second, third = self.COEFFICIENTS
         if matrix.shape[0] > self.TALL * matrix.shape[1]:
             return self._orthogonal_of_tall(matrix)
+        first, second, third = self.COEFFICIENTS
         wide = matrix.shape[0] <= matrix.shape[1]
         x = matrix if wide else ops.transpose(matrix)
         x = x / (ops.norm(x) + 1e-7)

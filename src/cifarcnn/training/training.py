@@ -150,6 +150,7 @@ def train_with_chief(training: "Training") -> TrainingResult:
 
 def train_to_the_end(training: "Training", directory: RunDirectory) -> None:
     """Train, and write the report; a failure is remembered in the run directory."""
+    # Advising here as well as around it all, so that what is remembered is the advice.
     with directory.remembering_failure(), preparation.advising(training.setup):
         training.run(directory)
         presentation.write_run_report(directory, training.setup.validation, training.setup.data)

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     "--report",
     metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Write report.html, one page on one MODEL that needs no other file, into DIR.",
+    help="Write report.html into DIR: everything about one MODEL on a page that needs no other file.",
 )
 @click.option(
     "--worst",

@@ -82,7 +82,7 @@ def _parse_seeds(_context: click.Context, _option: click.Parameter, text: str | 
     "--wait",
     metavar="SECONDS",
     type=float,
-    default=int(WAIT_SECONDS),
+    default=WAIT_SECONDS,
     show_default=True,
     help="How long to wait for the other machines that TF_CONFIG or SLURM name.",
 )
