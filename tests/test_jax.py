@@ -45,6 +45,7 @@ def test_tensorflow_beside_it_says_nothing() -> None:
     assert (done.stdout, done.stderr) == ("jax\n", "")
 
 
+@pytest.mark.slow
 def test_trains_evaluates_and_resumes_without_tensorflow(tmp_path: Path, data_directory: Path) -> None:
     """A short training, its continuation, and the validation figures of its model."""
     options = ("--train-size", 300, "--val-size", 100, "--batch-size", 50, "--data", data_directory, "--json")

@@ -13,18 +13,20 @@ from conftest import Run
 TWO = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}'
 
 
-@pytest.mark.parametrize(("arch", "micro_batch"), [("plain6", 0), ("vgg2", 0), ("whiten6-tiny", 64)])
-def test_two_devices_train_to_the_weights_of_one(
-    arch: str, micro_batch: int, cifarcnn: Run, tmp_path: Path, data_directory: Path
+@pytest.mark.parametrize(
+    ("arch", "count", "micro_batch"), [("plain6", 2, 0), ("vgg2", 4, 0), ("whiten6-tiny", 2, 64)]
+)
+def test_several_devices_train_to_the_weights_of_one(
+    arch: str, count: int, micro_batch: int, cifarcnn: Run, tmp_path: Path, data_directory: Path
 ) -> None:
     """Dropout, batch norm, penalties, Muon: the devices' shares make up the batch of a single one."""
-    for devices in (1, 2):
+    for devices in (1, count):
         done = cifarcnn("train", "--arch", arch, *SMALL, "--micro-batch", micro_batch, "--devices", devices,
                         "--out", str(devices), env={"CIFARCNN_DATA": str(data_directory)})  # fmt: skip
         assert done.returncode == 0, done.stderr
-    assert "as 2 devices" in done.stderr
-    one, two = run_of(tmp_path / "1"), run_of(tmp_path / "2")
-    assert distance(one, two) < TOLERANCES[arch]
+    assert f"as {count} devices" in done.stderr
+    one = run_of(tmp_path / "1")
+    assert distance(one, run_of(tmp_path / str(count))) < TOLERANCES[arch]
     if arch == "vgg2":
         start = cifarcnn("train", "--arch", arch, *SMALL, "--seed", 1, "--out", "other",
                          env={"CIFARCNN_DATA": str(data_directory)})  # fmt: skip
@@ -104,18 +106,6 @@ def test_replicas_that_drift_apart_end_the_training(tmp_path: Path) -> None:
     assert "the devices' weights are no longer equal" in done.stdout
 
 
-@pytest.mark.slow
-def test_four_devices_train_to_the_weights_of_one(
-    cifarcnn: Run, tmp_path: Path, data_directory: Path
-) -> None:
-    """The same for four, of vgg2."""
-    for devices in (1, 4):
-        done = cifarcnn("train", *SMALL, "--devices", devices, "--out", str(devices),
-                        env={"CIFARCNN_DATA": str(data_directory)})  # fmt: skip
-        assert done.returncode == 0, done.stderr
-    assert distance(run_of(tmp_path / "1"), run_of(tmp_path / "4")) < TOLERANCES["vgg2"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "environment", "code", "said"),
     [
@@ -153,23 +143,18 @@ def test_alone_ignores_the_environment(cifarcnn: Run, data_directory: Path) -> N
     assert "waits" not in done.stderr
 
 
-def test_scale_batch_multiplies_batch_and_rate(cifarcnn: Run, tmp_path: Path, data_directory: Path) -> None:
-    """Two devices: twice the batch at twice the rate, as settings.json tells."""
-    done = cifarcnn("train", *SMALL, "--arch", "plain6-small", "--devices", 2, "--scale-batch",
-                    env={"CIFARCNN_DATA": str(data_directory)})  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    settings = json.loads((run_of(tmp_path / "runs") / "settings.json").read_text())
-    assert (settings["batch_size"], settings["learning_rate"], settings["devices"]) == (256, 0.002, 2)
-
-
-def test_a_run_goes_on_with_another_number_of_devices(
+def test_twice_the_devices_for_twice_the_batch_and_one_if_another_fails(
     cifarcnn: Run, tmp_path: Path, data_directory: Path
 ) -> None:
-    """A GPU that fails does not end a run: --devices may change."""
+    """--scale-batch multiplies batch and rate, as settings.json tells; --devices may change on resuming."""
     environment = {"CIFARCNN_DATA": str(data_directory)}
-    two = cifarcnn("train", *SMALL, "--arch", "plain6-small", "--devices", 2, env=environment)
+    two = cifarcnn(
+        "train", *SMALL, "--arch", "plain6-small", "--devices", 2, "--scale-batch", env=environment
+    )
     assert two.returncode == 0, two.stderr
     run = run_of(tmp_path / "runs")
+    settings = json.loads((run / "settings.json").read_text())
+    assert (settings["batch_size"], settings["learning_rate"], settings["devices"]) == (256, 0.002, 2)
     one = cifarcnn("train", "--resume", run, "--epochs", 2, "--devices", 1, env=environment)
     assert one.returncode == 0, one.stderr
     assert "warning: devices was 2, is 1 now: the result may differ in the last digits" in one.stderr

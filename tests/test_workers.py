@@ -14,55 +14,31 @@ import pytest
 from PIL import Image
 
 from cifarcnn.data.cifar10 import CLASSES
-from clusters import SMALL, TOLERANCES, cluster, distance, epochs_in, finish, run_of
+from clusters import SMALL, TOLERANCES, Worker, cluster, distance, epochs_in, finish, run_of
 from conftest import Run
 from ports import free_ports
 
-LONGER = ("--arch", "plain6-small", *SMALL, "--train-size", 2560, "--epochs", 4)
-
-
-def test_two_processes_train_as_two_devices_of_one(
-    cifarcnn: Run, tmp_path: Path, data_directory: Path
-) -> None:
-    """Bit for bit; the chief writes, both end well and both tell how it went."""
-    with cluster(2, tmp_path, data_directory, [*SMALL, "--out", "cluster"]) as workers:
-        finish(workers)
-    assert [worker.code for worker in workers] == [0, 0], workers
-    assert cifarcnn("train", *SMALL, "--devices", 2, "--out", "local",
-                    env={"CIFARCNN_DATA": str(data_directory)}).returncode == 0  # fmt: skip
-    together, local = run_of(tmp_path / "cluster"), run_of(tmp_path / "local")
-    assert distance(together, local) == 0
-    assert (together / "metrics.csv").read_bytes() == (local / "metrics.csv").read_bytes()
-    assert json.loads((together / "environment.json").read_text())["workers"] == 2
-    chief, other = workers
-    assert "epoch 1/1" in chief.stderr
-    assert "epoch 1/1" not in other.stderr
-    assert str(together.name) in other.stdout
-    assert re.search(rf"run directory: cluster/{together.name}, at worker 0 \(127.0.0.1:\d+\)", other.stderr)
+EPOCHS = 5
+LONGER = ("--arch", "plain6-small", *SMALL, "--train-size", 2560, "--epochs", EPOCHS)
 
 
 @pytest.mark.slow
 def test_three_processes_train_to_the_weights_of_one(
     cifarcnn: Run, tmp_path: Path, data_directory: Path
 ) -> None:
-    """A third of each batch on each."""
+    """A third of each batch on each; the chief alone writes, and all tell where."""
     arguments = ["--arch", "plain6", *SMALL, "--batch-size", 126]
     with cluster(3, tmp_path, data_directory, [*arguments, "--out", "cluster"]) as workers:
         finish(workers)
     assert [worker.code for worker in workers] == [0, 0, 0], workers
+    run = run_of(tmp_path / "cluster")
+    chief, *others = workers
+    assert f"run directory: cluster/{run.name}\n" in chief.stderr
+    for other in others:
+        assert re.search(rf"run directory: cluster/{run.name}, at worker 0 \(127.0.0.1:\d+\)", other.stderr)
     alone = cifarcnn("train", *arguments, "--out", "alone", env={"CIFARCNN_DATA": str(data_directory)})
     assert alone.returncode == 0
-    assert distance(run_of(tmp_path / "cluster"), run_of(tmp_path / "alone")) < TOLERANCES["plain6"]
-
-
-@pytest.fixture
-def unbroken(cifarcnn: Run, tmp_path: Path, data_directory: Path) -> Path:
-    """A run that nothing interrupted, of one process as two devices."""
-    done = cifarcnn(
-        *("train", *LONGER, "--devices", 2, "--out", "unbroken"), env={"CIFARCNN_DATA": str(data_directory)}
-    )
-    assert done.returncode == 0, done.stderr
-    return run_of(tmp_path / "unbroken")
+    assert distance(run, run_of(tmp_path / "alone")) < TOLERANCES["plain6"]
 
 
 def content_of(model: Path) -> dict[str, object]:
@@ -83,49 +59,55 @@ def assert_same(one: Path, other: Path) -> None:
         assert content_of(one / name) == content_of(other / name), name
 
 
-def test_a_killed_worker_ends_the_other_and_both_resume(
-    unbroken: Path, tmp_path: Path, data_directory: Path
+def assert_lost(victim: int, survivor: Worker) -> None:
+    """A worker ended because another was lost: with exit code 1, and one line at the end."""
+    assert survivor.code == 1, survivor
+    (line,) = survivor.errors
+    assert f"worker {victim} (127.0.0.1:" in line or "another worker" in line
+    assert "--resume" in line
+    assert survivor.stderr.splitlines()[-1] == line
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_two_devices_of_one_however_often_they_are_stopped(
+    cifarcnn: Run, tmp_path: Path, data_directory: Path
 ) -> None:
-    """One line and exit 1 on the other, whichever is lost; resumed, the run ends as if nothing had been."""
-    arguments: list[list[object]] = [[*LONGER, "--out", "runs"]]
-    for victim in (0, 1):
+    """If either is killed, or gets Ctrl-C, both end; what they reach at last is the same, bit for bit."""
+    runs = tmp_path / "runs"
+
+    def train_until(victim: int, number: signal.Signals, *arguments: list[object]) -> list[Worker]:
         with cluster(2, tmp_path, data_directory, *arguments) as workers:
-            workers[0].wait_for_epoch(tmp_path / "runs")
-            workers[victim].process.kill()
+            workers[0].wait_for_epoch(runs)
+            workers[victim].process.send_signal(number)
             finish(workers)
-        survivor = workers[1 - victim]
-        assert survivor.code == 1, survivor
-        (line,) = survivor.errors
-        assert f"worker {victim} (127.0.0.1:" in line or "another worker" in line
-        assert "--resume" in line
-        assert survivor.stderr.splitlines()[-1] == line
-        run = run_of(tmp_path / "runs")
-        assert epochs_in(tmp_path / "runs") < 4
-        # Only the chief needs to have the directory.
-        arguments = [["--resume", run], ["--resume", "elsewhere"]]
-    with cluster(2, tmp_path, data_directory, *arguments) as workers:
-        finish(workers)
-    assert [worker.code for worker in workers] == [0, 0], workers
-    assert_same(run, unbroken)
+        assert epochs_in(runs) < EPOCHS
+        return workers
 
-
-def test_ctrl_c_on_one_worker_stops_all_after_the_same_step(
-    unbroken: Path, tmp_path: Path, data_directory: Path
-) -> None:
-    """Exit 130 for both, and what is saved goes on to the same end; finished, it tells so at once."""
-    with cluster(2, tmp_path, data_directory, [*LONGER, "--out", "runs"]) as workers:
-        workers[0].wait_for_epoch(tmp_path / "runs")
-        workers[1].process.send_signal(signal.SIGINT)
-        finish(workers)
+    _, other = train_until(0, signal.SIGKILL, [*LONGER, "--out", "runs"])
+    assert_lost(0, other)
+    run = run_of(runs)
+    # Only the chief needs to have the directory.
+    resume: list[list[object]] = [["--resume", run], ["--resume", "elsewhere"]]
+    chief, _ = train_until(1, signal.SIGKILL, *resume)
+    assert_lost(1, chief)
+    workers = train_until(1, signal.SIGINT, *resume)
     assert [worker.code for worker in workers] == [130, 130], workers
+    # After the same step.
     assert len({line for worker in workers for line in worker.errors}) == 1
-    run = run_of(tmp_path / "runs")
-    for _ in range(2):
-        with cluster(2, tmp_path, data_directory, ["--resume", run]) as workers:
+
+    done = cifarcnn("train", *LONGER, "--devices", 2, "--out", "unbroken",
+                    env={"CIFARCNN_DATA": str(data_directory)})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for told in (f"epoch {EPOCHS}/{EPOCHS}", f"is finished: {EPOCHS} of {EPOCHS} epochs"):
+        with cluster(2, tmp_path, data_directory, *resume) as workers:
             finish(workers)
         assert [worker.code for worker in workers] == [0, 0], workers
-        assert_same(run, unbroken)
-    assert "is finished: 4 of 4 epochs" in workers[0].stderr
+        assert_same(run, run_of(tmp_path / "unbroken"))
+        chief, other = workers
+        assert told in chief.stderr
+        assert "epoch" not in other.stderr
+        assert run.name in other.stdout
+    assert json.loads((run / "environment.json").read_text())["workers"] == 2
 
 
 @pytest.mark.parametrize(
