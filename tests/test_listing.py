@@ -116,6 +116,22 @@ def test_seeds_are_summed_up_over_finished_runs(tmp_path: Path) -> None:
     assert (second.n, second.mean, second.std) == (1, 0.2, None)
 
 
+def test_other_images_make_another_group_and_a_seed_counts_once(tmp_path: Path) -> None:
+    """Whatever the order that is asked for."""
+    ours, theirs = "11112222", "33334444"
+    for name, images, seed, accuracy in (
+        ("a", ours, 0, 0.5), ("b", ours, 1, 0.75), ("c", theirs, 2, 0.1), ("d", ours, 0, 0.375)
+    ):  # fmt: skip
+        run = make_run(tmp_path / name, [0.0, 0.0, accuracy], seed=seed)
+        (run / "environment.json").write_text(json.dumps({"training_images_sha256": images * 8}))
+    for sort in ("name", "val_accuracy"):
+        found = listing.gather([tmp_path], sort=sort)
+        assert found.differing == ("seed", "images")
+        assert {group.settings["images"]: (group.n, group.mean) for group in found.groups} == {
+            ours: (2, 0.5625), theirs: (1, 0.1)
+        }  # fmt: skip
+
+
 def test_runs_are_sorted_and_those_without_the_figure_come_last(tmp_path: Path) -> None:
     """Accuracy from the greatest, settings from the least."""
     make_run(tmp_path / "a", [0.1, 0.2, 0.2], learning_rate=0.3)
@@ -244,6 +260,7 @@ def test_the_table_fits_and_the_documents_have_everything(cifarcnn: Run, tmp_pat
     assert all(len(line) <= 80 for line in shown.stdout.splitlines())
     assert "50.00%" in shown.stdout
     assert "too wide for the terminal: seconds, images/s, dropout, " in shown.stderr
+    assert shown.stderr.endswith("; --csv has every column\n")
     wide = cifarcnn("runs", env={"COLUMNS": "300"})
     assert wide.stderr == ""
     assert "20261121-033456-a-very-long-name-of-a-run-1" in wide.stdout

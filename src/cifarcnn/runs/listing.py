@@ -42,6 +42,7 @@ class Row:
         val_accuracy, val_loss: of the best epoch on the validation images.
         seconds: time spent on the steps of the completed epochs.
         images_per_second: mean over the epochs of the steps' throughput.
+        images: the first digits of the training images' checksum.
     """
 
     name: str
@@ -55,6 +56,11 @@ class Row:
     val_loss: float | None = None
     seconds: float | None = None
     images_per_second: float | None = None
+    images: str | None = None
+
+    def said(self, name: str) -> Value:
+        """Return a setting, or ``images``; None if it is not known."""
+        return self.images if name == "images" else self.settings.get(name)
 
     def figures(self) -> dict[str, Any]:
         """Everything but the settings, as JSON can hold it."""
@@ -67,10 +73,11 @@ SORT_KEYS = tuple(dict.fromkeys([*Row("", Path(), "").figures(), *config.FIELDS]
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but the seed.
+    """Runs on the same images that differ in nothing but the seed.
 
-    ``settings`` are those in which the groups differ. ``n`` is the number of finished runs, ``mean`` and
-    ``std`` are those of their ``val_accuracy``; std is the sample standard deviation, None for a single run.
+    ``settings`` are those in which the groups differ, ``images`` among them if these do. ``n`` is the number
+    of seeds whose runs are finished, ``mean`` and ``std`` are those of their ``val_accuracy``; std is the
+    sample standard deviation, None for a single one. Of two runs with one seed, the later by name counts.
     """
 
     settings: dict[str, Value]
@@ -134,18 +141,21 @@ def gather(directories: Sequence[str | Path], *, sort: str = "name") -> Listing:
     whole = [row for row in rows if row.settings]
     # What a run that waits leaves to the hardware is known of one that was begun.
     begun = next((row.settings for row in whole if row.state != "waiting"), {})
+    images = next((row.images for row in whole if row.images), None)
     said = [
         {
             name: begun.get(name, value) if name in BY_HARDWARE and value in ("auto", None) else value
             for name, value in row.settings.items()
         }
+        | {"images": row.images or images}
         for row in whole
     ]
     groups = []
     for settings, places in sweep.group(said) if whole else []:
         members = [whole[place] for place in places]
-        finished = [row for row in members if row.state == "finished"]
-        mean, std = sweep.spread([row.val_accuracy for row in finished])
+        by_name = sorted(members, key=lambda row: row.name)
+        finished = {row.settings["seed"]: row.val_accuracy for row in by_name if row.state == "finished"}
+        mean, std = sweep.spread([*finished.values()])
         groups.append(Group(settings, tuple(row.name for row in members), len(finished), mean, std))
     return Listing(tuple(rows), tuple(sweep.differing(said) if said else ()), tuple(groups))
 
@@ -236,6 +246,7 @@ def read(path: Path, name: str) -> Row:
         val_loss=progress.best_loss,
         seconds=round(sum(time["seconds"] for time in times), 3),
         images_per_second=images_per_second(times),
+        images=_images(run.environment),
     )
 
 
@@ -251,6 +262,14 @@ def _settings(path: Path) -> Settings:
         return config.resolve({name: value for name, value in document.items() if name in config.FIELDS})
     except UsageError as problem:
         raise ValueError(f"{path.name}: {problem}") from problem
+
+
+def _images(path: Path) -> str | None:
+    """Return by what ``environment.json`` tells the training images from others, None if it does not."""
+    try:
+        return str(json.loads(files.read_text(path))["training_images_sha256"])[:8]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _failure(path: Path) -> str:
