@@ -98,8 +98,8 @@ start = float(sys.stdin.readline())
 for turn in range(50):
     while time.time() < start + turn / 20:
         pass
-    series._take_up(parent / str(turn) / "lr", plan)
-    (parent / str(turn) / "lr" / plan.tasks[number].name).mkdir()
+    with series._taken_up(parent / str(turn) / "lr", plan):
+        (parent / str(turn) / "lr" / plan.tasks[number].name).mkdir()
 """
 
 
@@ -130,7 +130,7 @@ def test_a_directory_made_by_several_at_once_is_whole(tmp_path: Path) -> None:
     for directory in directories:
         assert sweep.load(directory) == plan
         names = {path.name for path in directory.iterdir()}
-        assert names == {"sweep.json", ".sweep.lock", *(task.name for task in plan.tasks)}
+        assert names == {"sweep.json", series.LOCK, series.IN_USE, *(task.name for task in plan.tasks)}
 
 
 def test_a_stopped_task_goes_on_by_the_same_command(pictures: Path, tmp_path: Path) -> None:
@@ -166,6 +166,10 @@ def test_a_diverging_run_does_not_stop_the_others(cifarcnn: Run, pictures: Path,
     assert "1 of 2 runs failed" in done.stderr
     rows = json.loads(cifarcnn("runs", "--json").stdout)["runs"]
     assert [(row["state"], row["reason"]) for row in rows] == [("failed", reason), ("finished", None)]
+    # Told again what fails, and nothing else.
+    quiet = cifarcnn("train", "--config", file, "--data", pictures, "-q")
+    assert quiet.returncode == 1
+    assert quiet.stderr.splitlines() == [f"failed: {name}: {reason}", "1 of 2 runs failed"]
 
 
 def test_what_the_images_forbid_is_found_before_anything_trains(pictures: Path, tmp_path: Path) -> None:
@@ -175,16 +179,50 @@ def test_what_the_images_forbid_is_found_before_anything_trains(pictures: Path, 
         series.train_sweep(file, out=tmp_path / "o", data=pictures)
     assert [path.name for path in (tmp_path / "o" / "lr").iterdir() if path.is_dir()] == []
     mended = sweep.read(write(tmp_path, "[grid]\ntrain-size = [20, 60]\n"), {})
-    assert series._take_up(tmp_path / "o" / "lr", mended) == mended
+    with series._taken_up(tmp_path / "o" / "lr", mended) as taken:
+        assert taken == mended
+
+
+def test_a_plan_in_use_is_not_replaced(tmp_path: Path) -> None:
+    """Not even before its first run has begun: two processes would train two plans in one directory."""
+    file = write(tmp_path, "[grid]\nlearning-rate = [0.01, 0.02]\n")
+    plan, other = (sweep.read(file, {"epochs": epochs}) for epochs in (2, 5))
+    with series._taken_up(tmp_path / "lr", plan):
+        with series._taken_up(tmp_path / "lr", plan) as taken:
+            assert taken == plan
+        with (
+            pytest.raises(UsageError, match="holds other runs: epochs of task 1 is 2 there, 5 now"),
+            series._taken_up(tmp_path / "lr", other),
+        ):
+            pass
+    with series._taken_up(tmp_path / "lr", other) as taken:
+        assert taken == other
+
+
+def test_devices_may_change_and_are_kept_if_nothing_is_said(tmp_path: Path) -> None:
+    """A sweep goes on on another device, or with one for each task."""
+    file = tmp_path / "lr.toml"
+    file.write_text("[grid]\nlearning-rate = [0.01, 0.02]\n")
+    said: list[tuple[dict[str, Any], tuple[str, int | None]]] = [
+        ({"device": "gpu", "devices": 2}, ("gpu", 2)),
+        ({}, ("gpu", 2)),
+        ({"device": "auto"}, ("gpu", 2)),
+        ({"device": "gpu:1"}, ("gpu:1", None)),
+        ({"device": "cpu"}, ("cpu", None)),
+    ]
+    for settings, expected in said:
+        with series._taken_up(tmp_path / "lr", sweep.read(file, settings)) as taken:
+            assert [(task.settings.device, task.settings.devices) for task in taken.tasks] == [expected] * 2
+        (tmp_path / "lr" / taken.tasks[0].name).mkdir(exist_ok=True)
 
 
 def test_a_run_in_use_and_a_directory_of_others_are_refused(pictures: Path, tmp_path: Path) -> None:
     """The process is named; nothing is overwritten."""
     file = write(tmp_path, "[grid]\nlearning-rate = [0.01, 0.02]\n")
     directory = series.sweep_directory(file, tmp_path / "o")
-    series._take_up(directory, sweep.read(file, {}))
     path = directory / "1-learning_rate0.01"
-    path.mkdir()
+    with series._taken_up(directory, sweep.read(file, {})):
+        path.mkdir()
     with locks.held(path):
         assert locks.in_use(path)
         with pytest.raises(RunError, match=f"in use by process {os.getpid()}; wait for it"):

@@ -16,6 +16,7 @@ from cifarcnn.events import ignore
 from cifarcnn.machine import backend
 from cifarcnn.machine.devices import Gpu, Hardware
 from cifarcnn.runs import sweep
+from cifarcnn.runs.run import RunDirectory
 from cifarcnn.training import preflight, series
 from conftest import Run
 from test_resume import Stopper, assert_same_run
@@ -63,7 +64,12 @@ def test_seeds_are_trained_as_if_alone_and_resumed_together(tmp_path: Path, data
             [2, 5, 3], out=tmp_path / "series", data=data_directory, on_event=stop_in_the_second, **SMALL
         )
     (directory,) = (tmp_path / "series").iterdir()
-    result = series.resume_series(directory)
+    # As if it had been begun where there are GPUs.
+    stopped = RunDirectory(directory / "seed5")
+    checkpoint = stopped.load_checkpoint(ignore)
+    settings = dataclasses.replace(checkpoint.settings, device="gpu:0")
+    stopped.save_checkpoint(dataclasses.replace(checkpoint, settings=settings))
+    result = series.resume_series(directory, device="cpu")
     assert [run.seed for run in result.runs] == [2, 5, 3]
     assert [run.run_dir.name for run in result.runs] == ["seed2", "seed5", "seed3"]
     accuracies = [run.val_accuracy for run in result.runs]
@@ -74,6 +80,10 @@ def test_seeds_are_trained_as_if_alone_and_resumed_together(tmp_path: Path, data
     alone = package.train(out=tmp_path / "alone", data=data_directory, seed=5, **SMALL)
     assert_same_run(alone.run_dir, directory / "seed5")
     assert series.resume_series(directory) == result
+    # A run that was extended by itself is no more one of the others.
+    package.resume(directory / "seed3", epochs=2)
+    groups = series.resume_series(directory).groups
+    assert [(group.settings, group.n) for group in groups] == [({"epochs": 1}, 2), ({"epochs": 2}, 1)]
 
 
 def test_one_run_has_no_deviation_and_no_validation_no_mean(tmp_path: Path, data_directory: Path) -> None:
@@ -92,7 +102,7 @@ def test_the_command_shows_a_table_or_a_document(cifarcnn: Run, data_directory: 
     document = json.loads(done.stdout)
     assert list(document) == ["schema", "directory", "runs", "mean", "std", "groups", "failures"]
     assert [run["seed"] for run in document["runs"]] == [0, 1]
-    shown = cifarcnn("train", "--resume", document["directory"], "-q")
+    shown = cifarcnn("train", "--resume", document["directory"], "--device", "cpu", "-q")
     assert (shown.returncode, shown.stderr) == (0, "")
     lines = [line.split() for line in shown.stdout.splitlines()]
     assert [line[0] for line in lines] == ["seed", "0", "1", "mean", "std", "runs:"]
@@ -151,8 +161,8 @@ def test_a_series_whose_images_moved_says_how_to_go_on(
         series.resume_series(tmp_path)
     taken: list[tuple[Any, ...]] = []
 
-    def train_all(_directory: Path, plan: sweep.Plan, _tell: object, moved: str | None) -> None:
-        taken.append((plan.data, moved))
+    def train_all(_directory: Path, plan: sweep.Plan, _tell: object, said: dict[str, Any]) -> None:
+        taken.append((plan.data, said["data"]))
 
     monkeypatch.setattr(series, "_check", lambda *_: None)
     monkeypatch.setattr(series, "_train_all", train_all)

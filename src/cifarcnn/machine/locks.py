@@ -80,3 +80,29 @@ def alone(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[No
             on_wait()
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def shared(path: Path) -> Iterator[None]:
+    """Hold, for the length of the block and with any number of processes, a file, which is made.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with open(path, "a", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+
+
+def is_shared(path: Path) -> bool:
+    """Return whether another process is in a ``shared`` block with this file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with open(path, "a", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

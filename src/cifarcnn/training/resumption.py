@@ -195,9 +195,24 @@ def _resumed_settings(checkpoint: Checkpoint, said: "Mapping[str, config.Value]"
     begun = progress.epoch + (progress.step > 0)
     if isinstance(epochs, int) and epochs < begun:
         raise UsageError(f"epochs is {epochs}, but {begun} are begun or completed; expected at least {begun}")
-    changed = {name: value for name, value in said.items() if name in MAY_CHANGE}
-    if changed.get("device", before.device) != before.device:
+    return change(before, {name: value for name, value in said.items() if name in MAY_CHANGE})
+
+
+def change(settings: Settings, said: "Mapping[str, config.Value]") -> Settings:
+    """Return settings with what a run may change when it goes on.
+
+    Args:
+        settings: those of a run.
+        said: of ``MAY_CHANGE``; None, and "auto" for the device, count as not said.
+
+    Raises:
+        UsageError: a value is wrong.
+    """
+    changed: dict[str, config.Value] = {
+        name: value for name, value in said.items() if value is not None and value != "auto"
+    }
+    if changed.get("device", settings.device) != settings.device:
         changed.setdefault("devices", None)  # their number is that of the device before
-    elif "devices" in changed and before.device.startswith("gpu"):
+    elif "devices" in changed and settings.device.startswith("gpu"):
         changed["device"] = "gpu"
-    return config.resolve({**dataclasses.asdict(before), **changed})
+    return config.resolve({**dataclasses.asdict(settings), **changed})

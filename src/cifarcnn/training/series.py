@@ -6,11 +6,12 @@ as a run does. The directory of a settings file has that file's name, so that pr
 its runs each find each other.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from cifarcnn.data import sources
 from cifarcnn.errors import CifarCNNError, Interrupted, RunError, UsageError
 from cifarcnn.events import Note, OnEvent, ignore
 from cifarcnn.machine import locks
-from cifarcnn.runs import run, sweep
+from cifarcnn.runs import listing, run, sweep
 from cifarcnn.runs.run import RunDirectory
 from cifarcnn.runs.sweep import Plan, Task
 from cifarcnn.training import preflight, resumption, training
@@ -29,6 +30,15 @@ from cifarcnn.wording import count
 
 MEASURED = ("val_accuracy", "val_loss", "images_per_second")
 """The fields of a training's result of which mean and standard deviation are reported."""
+
+DEVICES = ("device", "devices")
+"""The settings of several runs that may be others when they go on."""
+
+LOCK = ".sweep.lock"
+"""Held while a directory is taken up."""
+
+IN_USE = ".sweep.use"
+"""Held by each process that trains runs of a directory."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +140,9 @@ def train_sweep(
     """
     plan = sweep.read(settings_file, settings, seeds, data)
     directory = sweep_directory(settings_file, out)
-    taken = _take_up(directory, plan)
-    _check(taken, _missing(directory, taken), on_event)
-    return _train_all(directory, taken, on_event, moved=plan.data)
+    with _taken_up(directory, plan) as taken:
+        _check(taken, _missing(directory, taken), on_event)
+        return _train_all(directory, taken, on_event, _said(settings, plan.data))
 
 
 def train_task(
@@ -164,10 +174,11 @@ def train_task(
             f"there is no task {number}: {str(settings_file)!r} spans {count(len(plan.tasks), 'run')};"
             f" expected a number from 1 to {len(plan.tasks)}"
         )
-    directory, task = sweep_directory(settings_file, out), plan.tasks[number - 1]
-    found = _take_up(directory, plan)
-    on_event(Note(f"{task.name}: task {number} of {len(plan.tasks)} in {directory}"))
-    return _train_one(directory / task.name, task, found.data, on_event, moved=plan.data)
+    directory = sweep_directory(settings_file, out)
+    with _taken_up(directory, plan) as taken:
+        task = taken.tasks[number - 1]
+        on_event(Note(f"{task.name}: task {number} of {len(taken.tasks)} in {directory}"))
+        return _train_one(directory / task.name, task, taken.data, on_event, _said(settings, plan.data))
 
 
 def sweep_directory(settings_file: str | Path, out: str | Path) -> Path:
@@ -183,16 +194,23 @@ def is_series(directory: str | Path) -> bool:
 
 
 def resume_series(
-    directory: str | Path, *, data: str | Path | None = None, on_event: OnEvent = ignore
+    directory: str | Path,
+    *,
+    data: str | Path | None = None,
+    device: str | None = None,
+    devices: int | None = None,
+    on_event: OnEvent = ignore,
 ) -> SeriesResult:
     """Train what is missing of a series.
 
     Args:
         directory: what ``train_seeds``, ``train_sweep`` or ``train_task`` has made.
         data: where the data set is, if it is no more where it was.
+        device, devices: train on these from now on.
         on_event: told what happens.
 
     Raises:
+        UsageError: there is no such device.
         RunError: the series cannot be read, or its data are gone.
         CifarCNNError: as for ``cifarcnn.train``, but that a run which fails does not stop the others.
     """
@@ -204,16 +222,32 @@ def resume_series(
             f"the images of {str(directory)!r} were in {plan.data}, which is gone; say with --data where"
             " they are now"
         )
-    plan = dataclasses.replace(plan, data=moved or plan.data)
-    _check(plan, missing, on_event)
-    return _train_all(directory, plan, on_event, moved)
+    said = _said({"device": device, "devices": devices}, moved)
+    tasks = (Task(task.name, resumption.change(task.settings, _devices(said))) for task in plan.tasks)
+    plan = Plan(tuple(tasks), moved or plan.data)
+    with contextlib.ExitStack() as stack:
+        with run.saving(directory):
+            stack.enter_context(locks.shared(directory / IN_USE))
+        _check(plan, _missing(directory, plan), on_event)
+        return _train_all(directory, plan, on_event, said)
 
 
-def _take_up(directory: Path, plan: Plan) -> Plan:
+def _said(settings: Mapping[str, config.Value], data: str | None) -> dict[str, Any]:
+    """Return what a user says now of where to train and of where the data are; None is not said."""
+    return {"data": data, **{name: settings.get(name) for name in DEVICES}}
+
+
+def _devices(settings: Mapping[str, Any]) -> dict[str, config.Value]:
+    return {name: settings[name] for name in DEVICES}
+
+
+@contextlib.contextmanager
+def _taken_up(directory: Path, plan: Plan) -> Iterator[Plan]:
     """Make the directory of the runs, or find the same plan in it, whatever other processes do meanwhile.
 
-    Returns:
-        the plan, with the place of the data that was planned with, if none is given now.
+    Yields:
+        the plan, with the devices and the place of the data that were planned with, if none are given now.
+        Until the block ends, no process can put another in its place.
 
     Raises:
         UsageError: it holds other runs, or something else.
@@ -226,28 +260,34 @@ def _take_up(directory: Path, plan: Plan) -> Plan:
             f"cannot make {str(directory)!r}: {problem.strerror}; choose another place with --out"
         ) from problem
     mend = "choose another --out, or another name for the file"
-    with run.saving(directory), locks.alone(directory / ".sweep.lock"):
-        there = {name for name in os.listdir(directory) if not name.startswith(".")}
-        if there == {sweep.FILE} or not there:
-            plan.save(directory)  # also over a plan of which nothing was begun
-            return plan
-        if sweep.FILE not in there:
-            raise UsageError(f"{str(directory)!r} exists and holds no {sweep.FILE}; {mend}")
-        found = sweep.load(directory)
-    difference = _difference(found, plan)
-    if difference:
-        raise UsageError(f"{str(directory)!r} holds other runs: {difference}; {mend}")
-    return dataclasses.replace(plan, data=plan.data or found.data)
+    with contextlib.ExitStack() as stack:
+        with run.saving(directory), locks.alone(directory / LOCK):
+            there = {name for name in os.listdir(directory) if not name.startswith(".")}
+            if there and sweep.FILE not in there:
+                raise UsageError(f"{str(directory)!r} exists and holds no {sweep.FILE}; {mend}")
+            # Another process may have planned, and not come to begin a run.
+            if there <= {sweep.FILE} and not locks.is_shared(directory / IN_USE):
+                plan.save(directory)
+            found = sweep.load(directory)
+            stack.enter_context(locks.shared(directory / IN_USE))
+        difference = _difference(found, plan)
+        if difference:
+            raise UsageError(f"{str(directory)!r} holds other runs: {difference}; {mend}")
+        tasks = (
+            Task(old.name, resumption.change(old.settings, _devices(vars(new.settings))))
+            for old, new in zip(found.tasks, plan.tasks, strict=True)
+        )
+        yield Plan(tuple(tasks), plan.data or found.data)
 
 
 def _difference(there: Plan, now: Plan) -> str:
-    """Say in what two plans differ; nothing if they do not."""
+    """Say in what two plans differ, but for devices; nothing if they do not."""
     if len(there.tasks) != len(now.tasks):
         return f"{len(there.tasks)} were planned there, {len(now.tasks)} now"
     for number, (old, new) in enumerate(zip(there.tasks, now.tasks, strict=True), 1):
         for name in config.FIELDS:
             before, after = getattr(old.settings, name), getattr(new.settings, name)
-            if before != after:
+            if before != after and name not in DEVICES:
                 return f"{name} of task {number} is {before!r} there, {after!r} now"
         if old.name != new.name:
             return f"task {number} is named {old.name!r} there, {new.name!r} now"
@@ -265,7 +305,9 @@ def _missing(directory: Path, plan: Plan) -> list[Task]:
     return [task for task in plan.tasks if not RunDirectory(directory / task.name).resumable()]
 
 
-def _train_all(directory: Path, plan: Plan, on_event: OnEvent, moved: str | None = None) -> SeriesResult:
+def _train_all(
+    directory: Path, plan: Plan, on_event: OnEvent, said: Mapping[str, Any] | None = None
+) -> SeriesResult:
     """Train what is missing of a plan, one run after the other."""
     # TensorFlow takes the networks of several runs for one that is compiled over and over, and warns.
     logging.getLogger("tensorflow").addFilter(_is_no_retracing)
@@ -274,7 +316,7 @@ def _train_all(directory: Path, plan: Plan, on_event: OnEvent, moved: str | None
     for place, task in enumerate(plan.tasks):
         on_event(Note(f"{task.name}: run {place + 1} of {len(plan.tasks)} in {directory}"))
         try:
-            results[place] = _train_one(directory / task.name, task, plan.data, on_event, moved)
+            results[place] = _train_one(directory / task.name, task, plan.data, on_event, said)
         except Interrupted as stop:
             raise Interrupted(
                 f"stopped in {task.name}, saved; {len(results)} of {len(plan.tasks)} runs are finished;"
@@ -285,7 +327,7 @@ def _train_all(directory: Path, plan: Plan, on_event: OnEvent, moved: str | None
             # A rate at which the loss diverges must not keep the others from being tried.
             failures[task.name] = str(problem)
             on_event(Note(f"failed: {task.name}: {problem}"))
-    groups = sweep.group([vars(task.settings) for task in plan.tasks])
+    groups = sweep.group([_settings_now(directory / task.name, task) for task in plan.tasks])
     return SeriesResult(
         directory,
         tuple(results.values()),
@@ -295,6 +337,12 @@ def _train_all(directory: Path, plan: Plan, on_event: OnEvent, moved: str | None
         ),
         failures,
     )
+
+
+def _settings_now(path: Path, task: Task) -> dict[str, config.Value]:
+    """Return the settings of a run, which may have been extended by itself."""
+    epochs = listing.read(path, task.name).settings.get("epochs", task.settings.epochs)
+    return {**vars(task.settings), "epochs": epochs}
 
 
 def _is_no_retracing(record: logging.LogRecord) -> bool:
@@ -309,12 +357,12 @@ def _group(settings: dict[str, config.Value], results: Sequence[TrainingResult])
 
 
 def _train_one(
-    path: Path, task: Task, data: str | None, on_event: OnEvent, moved: str | None = None
+    path: Path, task: Task, data: str | None, on_event: OnEvent, said: Mapping[str, Any] | None = None
 ) -> TrainingResult:
-    """Train, resume or take as finished one run. ``moved`` is where its data are now, if the user said so."""
+    """Train, resume or take as finished one run; ``said`` is what the user says now, for one that goes on."""
     directory = RunDirectory(path)
     if directory.resumable():
-        return resumption.resume(path, data=moved, alone=True, on_event=on_event)
+        return resumption.resume(path, alone=True, on_event=on_event, **(said or {}))
 
     def make_directory() -> RunDirectory:
         with run.saving(path.parent):

@@ -44,9 +44,10 @@ def _complete_key(_context: click.Context, _option: click.Parameter, begun: str)
 def runs(context: click.Context, *, directories: tuple[Path, ...], sort: str, form: str | None) -> None:
     """Show all runs in one table, finished or not.
 
-    Runs are looked for in and below each DIR, at most three directories deep; default: ./runs. Those that
-    differ in nothing but the seed are summed up below. Only settings and tables are read, also of runs that
-    are being trained. What cannot be read gets its reason in its place, and makes the exit code 1.
+    Runs are looked for in and below each DIR, at most three directories deep; default: ./runs. Those on the
+    same images that differ in nothing but the seed are summed up below. Only settings and tables are read,
+    also of runs that are being trained. What cannot be read gets its reason in its place, and makes the exit
+    code 1.
     """
     from cifarcnn.runs import listing
 
@@ -94,8 +95,13 @@ class _Column:
         return text + space if self.left else space + text
 
 
-def show(found: "Listing") -> None:
-    """Print the table, and below it what the seeds came to, no wider than the terminal."""
+def show(found: "Listing", more: str | None = "--csv") -> None:
+    """Print the table, and below it what the seeds came to, no wider than the terminal.
+
+    Args:
+        found: the runs.
+        more: what shows all columns, to be named if some do not fit; None to say nothing of it.
+    """
     if not found.rows:
         click.echo("no runs")
         return
@@ -119,8 +125,8 @@ def show(found: "Listing") -> None:
     if shared := [f"{name} {same[0][name]}" for name in alike if same]:
         click.echo(f"all: {', '.join(shared)}")
     _show_groups(found)
-    if left_out:
-        console.note(f"too wide for the terminal: {', '.join(left_out)}; --csv has every column")
+    if left_out and more:
+        console.note(f"too wide for the terminal: {', '.join(left_out)}; {more} has every column")
 
 
 def _columns(found: "Listing") -> list[_Column]:
@@ -131,7 +137,7 @@ def _columns(found: "Listing") -> list[_Column]:
         return _Column(heading, ["" if value is None else format(value, form) for value in values])
 
     def setting(name: str) -> _Column:
-        values = [row.settings.get(name) for row in found.rows]
+        values = [row.said(name) for row in found.rows]
         return _Column(name, [_brief(value) for value in values], left=isinstance(values[0], str))
 
     return [

@@ -142,10 +142,13 @@ def train(
     if as_json:
         console.emit_json(result.as_document())
     elif isinstance(result, series.SeriesResult):
-        _show_series(result)
+        _show_series(result, quiet)
     else:
         _show(result)
     if isinstance(result, series.SeriesResult) and result.failures:
+        if quiet:  # else they were told when they happened
+            for name, why in result.failures.items():
+                console.note(f"failed: {name}: {why}")
         console.note(f"{len(result.failures)} of {len(result.failures) + len(result.runs)} runs failed")
         context.exit(1)
 
@@ -173,9 +176,11 @@ def _resume(directory: Path, common: dict[str, Any]) -> "TrainingResult | Series
 
     if not series.is_series(directory):
         return resumption.resume(directory, **common)
-    place = {name: common.pop(name) for name in ("data", "on_event")}
+    place = {name: common.pop(name) for name in ("data", "on_event", *series.DEVICES)}
     if any(value is not None for value in common.values()):
-        raise click.UsageError("several runs are resumed as they were: give no setting to --resume")
+        raise click.UsageError(
+            "several runs are resumed as they were: give no setting to --resume but --device and --devices"
+        )
     return series.resume_series(directory, **place)
 
 
@@ -255,13 +260,14 @@ def _show(result: "TrainingResult") -> None:
     click.echo(f"next:  cifarcnn evaluate {shlex.quote(model)}")
 
 
-def _show_series(result: "SeriesResult") -> None:
+def _show_series(result: "SeriesResult", quiet: bool) -> None:
     """Show a row for each seed, then mean and standard deviation; or, where more differs, all the runs."""
     if len(result.groups) > 1:
         from cifarcnn.cli.commands import runs
         from cifarcnn.runs import listing
 
-        runs.show(listing.gather([result.directory]))
+        more = None if quiet else f"cifarcnn runs {shlex.quote(str(result.directory))} --csv"
+        runs.show(listing.gather([result.directory]), more)
         click.echo(f"runs: {console.printable(str(result.directory))}")
         return
 
