@@ -49,17 +49,28 @@ def test_the_first_filters_pass_their_channel_on(inputs: int, outputs: int) -> N
 
 def test_a_network_is_initialised_by_images_and_seed_alone() -> None:
     """The same images and seed give the same weights; another seed leaves the whitening as it is."""
-    images = np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3)).astype(np.uint8)
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (50, 32, 32, 3)).astype(np.uint8), random.integers(0, 10, 50)
 
     def weights(seed: int) -> list[np.ndarray]:
         network = architectures.build("whiten6-tiny")
-        whitening.initialise(network, images, seed)
+        whitening.initialise(network, images, labels.astype(np.uint8), seed)
         return list(network.get_weights())
 
     first, again, other = weights(1), weights(1), weights(2)
     assert all(np.array_equal(one, two) for one, two in zip(first, again, strict=True))
     assert np.array_equal(first[0], other[0])
     assert any(not np.array_equal(one, two) for one, two in zip(first, other, strict=True))
+
+
+def test_images_of_all_classes_are_looked_at() -> None:
+    """The first 5,000 in random order, and as many of a folder's, which stand class by class."""
+    mixed = np.random.default_rng(0).integers(0, 10, 20_000).astype(np.uint8)
+    assert np.array_equal(mixed[whitening._sample(mixed)], mixed[:5000])
+    counts = np.bincount(np.sort(mixed)[whitening._sample(np.sort(mixed))])
+    assert counts.sum() == 5000
+    assert counts.min() > 400
+    assert list(whitening._sample(np.zeros(3, np.uint8))) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("name", [row.name for row in architectures.ARCHITECTURES if row.whitened])

@@ -56,7 +56,7 @@ def build(setup: Setup, rates: npt.NDArray[np.float32]) -> twin.Pair:
     row = architectures.find(settings.arch)
     stock = row.build(variant)
     if row.whitened:
-        whitening.initialise(stock, setup.train.images, settings.seed)
+        whitening.initialise(stock, setup.train.images, setup.train.labels, settings.seed)
     several = setup.replicas
     with several.strategy.scope() if several else contextlib.nullcontext():
         pair = twin.make(

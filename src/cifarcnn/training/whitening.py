@@ -22,22 +22,31 @@ EPSILON = 5e-4
 """Added to the variances: the least are about as small, and are noise that need not be amplified."""
 
 
-def initialise(network: "keras.Model", images: "Bytes", seed: int) -> None:
+def initialise(network: "keras.Model", images: "Bytes", labels: "Bytes", seed: int) -> None:
     """Give a ``whitened`` network its initial weights.
 
     Args:
         network: it has layers "normalize" and "whiten", block convolutions and "probabilities".
-        images: the training images, uint8 (n, side, side, 3); the first 5,000 are used.
+        images: the training images, uint8 (n, side, side, 3); 5,000 are used.
+        labels: their classes, (n,).
         seed: fixes what is drawn.
     """
     random = np.random.default_rng([seed, 5])
-    standardised = np.asarray(network.get_layer("normalize")(images[:IMAGES].astype(np.float32)))
+    sample = images[_sample(labels)].astype(np.float32)
+    standardised = np.asarray(network.get_layer("normalize")(sample))
     network.get_layer("whiten").set_weights([whitening_kernel(standardised)])
     for layer in network.layers:
         if layer.name.startswith("block") and "conv" in layer.name:
             layer.set_weights([passing_kernel(layer.kernel.shape, random)])
     width = network.get_layer("probabilities").kernel.shape[0]
     network.get_layer("probabilities").set_weights([random.normal(0, 1 / width, (width, 10))])
+
+
+def _sample(labels: "Bytes") -> "slice | npt.NDArray[np.int64]":
+    """Return the places of 5,000 images of all classes: the first, unless they stand class by class."""
+    if (labels[1:] < labels[:-1]).any():
+        return slice(IMAGES)
+    return np.linspace(0, len(labels) - 1, min(len(labels), IMAGES)).astype(np.int64)
 
 
 def whitening_kernel(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
