@@ -72,10 +72,10 @@ def test_batch_norm_sees_each_part_by_itself() -> None:
         (50, 0, "batches of 50 images; try a new run with --batch-size 25"),
         (2000, 500, "batches of 500 images; try a new run with --micro-batch 250"),
         (2000, 125, "batches of 125 images; try a new run with --micro-batch 50"),
-        (3, 1, "batches of 1 images; try a new run with --micro-batch 1"),
+        (3, 1, "one image at a time; free some, or try a smaller network, fewer images or fewer epochs"),
     ],
 )
 def test_what_to_try_when_memory_is_short(batch_size: int, micro_batch: int, expected: str) -> None:
-    """The advice is a number that the command takes."""
+    """The advice is a smaller number that the command takes, as long as there is one."""
     settings = resolve({"batch_size": batch_size, "micro_batch": micro_batch})
     assert _smaller(settings) == expected

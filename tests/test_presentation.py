@@ -114,6 +114,7 @@ def test_a_page_that_cannot_be_written_is_one_line(run: Path) -> None:
     """A directory stands where the page should."""
     (run / "report.html").mkdir()
     with pytest.raises(
-        CifarCNNError, match=r"cannot write the report .*; the run is finished; make room, then: "
+        CifarCNNError,
+        match=r"cannot write the report .*; the run is finished; make room, then: cifarcnn train --resume ",
     ):
         presentation.write_run_report(RunDirectory(run), None)

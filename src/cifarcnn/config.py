@@ -70,7 +70,12 @@ class Settings:
     )
     learning_rate: float = _setting(0.06, "Learning rate; the peak, where it varies.", above=0, most=1000)
     momentum: float = _setting(0.6, "Momentum of nesterov, sgd and muon.", least=0, most=0.9999)
-    weight_decay: float = _setting(0.0, "Decoupled weight decay per step, times the rate.", least=0, most=1)
+    weight_decay: float = _setting(
+        0.0,
+        "Decoupled weight decay per step, times the rate; muon's kernels, of fixed norm, have none.",
+        least=0,
+        most=1,
+    )
     schedule: str = _setting(
         "one-cycle",
         "How the rate varies: one-cycle rises and falls linearly, step divides by 10 after 1/2 and 3/4.",

@@ -19,7 +19,7 @@ from cifarcnn.machine import files
 from cifarcnn.metrics import Array, Metrics
 from cifarcnn.models import modelfile
 from cifarcnn.runs.progress import METRICS, read_table
-from cifarcnn.runs.run import RunDirectory
+from cifarcnn.runs.run import RunDirectory, resume_command
 from cifarcnn.wording import percent
 
 if TYPE_CHECKING:
@@ -138,8 +138,7 @@ def write_run_report(run: RunDirectory, validation: Images | None, data: str | N
     commands = [*commands, shlex.join(["cifarcnn", "evaluate", str(run.best)])]
     if data is not None:
         commands = [f"{command} --data {shlex.quote(data)}" for command in commands]
-    place = shlex.quote(str(run.path))
-    mend = f"the run is finished; make room, then: cifarcnn evaluate {place} --report {place}"
+    mend = f"the run is finished; make room, then: {resume_command(run.path)}"
     with _writing("the report", run.path, mend):
         report.write_report(
             run.report, title, subject, facts=facts, commands=commands, epochs=epochs, worst=WORST

@@ -292,12 +292,14 @@ def advising(setup: "Setup") -> "Iterator[None]":
 
 
 def _smaller(settings: Settings) -> str:
-    """Return how many images were computed on at once, and how to make them fewer."""
+    """Return how many images were computed on at once, and how to need less."""
     option, size = "--batch-size", settings.batch_size
     fewer = max(1, size // 2)
     if settings.parts > 1:
         option, size = "--micro-batch", settings.micro_batch
         fewer = next(half for half in range(max(1, size // 2), 0, -1) if settings.batch_size % half == 0)
+    if size == 1:
+        return "one image at a time; free some, or try a smaller network, fewer images or fewer epochs"
     return f"batches of {size} images; try a new run with {option} {fewer}"
 
 
