@@ -13,11 +13,15 @@ import pytest
 
 import exports
 from cifarcnn.cli.main import cli
+from cifarcnn.data import sources
+from cifarcnn.data.cifar10 import Images, stratified_split
 from cifarcnn.errors import ModelError, UsageError
 from cifarcnn.evaluation import evaluation
 from cifarcnn.events import Event, Note
 from cifarcnn.models import conversion, exporting, modelfile
 from cifarcnn.models.exported import GRAPH
+from cifarcnn.models.heldout import TRAINED_ON
+from cifarcnn.models.modelfile import Model
 from conftest import Run
 
 METADATA = {"arch": "modern", "classes": ["airplane"], "seed": 3, "temperature": 1.5, "val_size": 5000}
@@ -144,6 +148,32 @@ def test_an_export_that_answers_otherwise_is_not_kept(
     with pytest.raises(ModelError, match="answers otherwise than Keras"):
         exporting.export(folder / "run", "litert", output=tmp_path / "m.tflite", data=data_directory)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "known", "total", "held_out"),
+    [
+        (600, True, 2000, True),
+        (50, True, 2000, False),  # too few
+        (600, False, 2000, False),  # of another data set
+        (1000, False, 1008, False),  # of which so many cannot be held out
+        (0, True, 300, False),
+    ],
+)
+def test_the_comparison_is_on_500_images(
+    size: int, known: bool, total: int, held_out: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are held out ones where training held out enough of these very images; else, of all."""
+    pixels = np.random.default_rng(0).integers(0, 256, (total, 32, 32, 3), np.uint8)
+    train = Images(pixels, (np.arange(total) % 10).astype(np.uint8))
+    monkeypatch.setattr(sources, "load", lambda *_, **__: train)
+    facts = {TRAINED_ON: train.sha256() if known else "0" * 64}
+    model = Model(Path("m.keras"), {"val_size": size, "seed": 3, "facts": facts}, None)  # type: ignore[arg-type]
+    chosen = exporting._images(model, None, lambda _: None)
+    assert len(chosen) == min(total, 500)
+    among = stratified_split(train.labels, size, 3)[1] if held_out else np.arange(total)
+    every = among[:: max(1, len(among) // 500)][:500]
+    assert (chosen.images == train.images[every]).all()
 
 
 def test_nothing_is_overwritten_unless_asked(folder: Path, data_directory: Path, tmp_path: Path) -> None:

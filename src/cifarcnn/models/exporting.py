@@ -131,10 +131,12 @@ def _default_output(model: Path, kind: str) -> Path:
 
 
 def _images(model: Model, data: str | Path | None, on_event: OnEvent) -> cifar10.Images:
-    """Choose training images, of those that the model's own training held out if it says which."""
-    train = sources.load("train", data=data, on_event=on_event)
+    """Choose training images, of those that the model's own training held out if they are among them."""
+    images = sources.load("train", data=data, on_event=on_event)
     held_out = heldout.told(model.metadata)
-    images = held_out.among(train) if held_out and 0 < held_out.size < len(train) else train
+    # Of other images, or of too few, nothing would be gained.
+    if held_out and held_out.size >= PARITY_IMAGES and held_out.sha256 == images.sha256():
+        images = held_out.among(images)
     return images.at(np.arange(0, len(images), max(1, len(images) // PARITY_IMAGES))[:PARITY_IMAGES])
 
 
