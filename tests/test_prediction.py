@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import fakes
 import models
 from cifarcnn.data import sources
 from cifarcnn.data.cifar10 import CLASSES
@@ -17,7 +18,7 @@ from cifarcnn.errors import ModelError, UsageError
 from cifarcnn.evaluation import evaluation
 from cifarcnn.events import Event, Note, PicturesDone
 from cifarcnn.models import boxed, modelfile
-from cifarcnn.prediction import prediction
+from cifarcnn.prediction import picturefiles, prediction
 from cifarcnn.prediction.prediction import Failure, Prediction, predict
 
 
@@ -160,6 +161,23 @@ def test_patterns_are_expanded(
     assert predict(["odd[1].png"], model=model).paths == ("odd[1].png",)
     assert predict(["odd*"], model=model).paths == ("odd[1].png",)
     assert list(predict(["*.gif"], model=model)) == [Failure("*.gif", "no file matches this pattern")]
+
+
+def test_a_pattern_gives_no_picture_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``**`` matches directories and what is in them; what is named twice is still answered twice."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/b/2.png", "a/1.png", "0.png"):
+        picture(tmp_path / "photos" / name)
+    names = ["photos/0.png", "photos/a/1.png", "photos/a/b/2.png"]
+    assert picturefiles.expand("photos/**", recursive=True) == names
+    assert picturefiles.expand("photos/**/", recursive=True) == names
+    (tmp_path / "photos" / "bare").mkdir()
+    bare = Failure("photos/bare", "no picture in this directory")
+    assert [source for source in picturefiles.expand("photos/**", recursive=True) if source not in names] == [
+        bare
+    ]
+    twice = predict(["photos/*.png", "photos/0.png"], model=fakes.corner())
+    assert twice.paths == ("photos/0.png", "photos/0.png")
 
 
 def test_standard_input_is_one_picture(

@@ -29,7 +29,7 @@ def expand(path: str, recursive: bool) -> list[str | Failure]:
         recursive: take the pictures in and below directories.
 
     Returns:
-        Files in natural order, and failures where there are none.
+        Files in natural order, none twice, and failures where there are none.
     """
     if "\0" in path or not path:
         return [Failure(path, "not a valid file name")]
@@ -39,12 +39,13 @@ def expand(path: str, recursive: bool) -> list[str | Failure]:
         return _pictures_below(path) or [Failure(path, "no picture in this directory")]
     if path == STANDARD_INPUT or os.path.lexists(path) or not glob.has_magic(path):
         return [path]
-    # A name found by a pattern is a name, even where it looks like another pattern.
-    return [
-        source
-        for name in sorted(glob.glob(path, recursive=True), key=_natural)
-        for source in (expand(name, recursive) if os.path.isdir(name) else [name])
-    ] or [Failure(path, "no file matches this pattern")]
+    found: dict[str, str | Failure] = {}
+    for name in sorted(glob.glob(path, recursive=True), key=_natural):
+        # A name found by a pattern is a name, even where it looks like another pattern.
+        for source in expand(name, recursive) if os.path.isdir(name) else [name]:
+            # ``**`` gives a directory, and what is in it once more.
+            found.setdefault(os.path.normpath(source.path if isinstance(source, Failure) else source), source)
+    return list(found.values()) or [Failure(path, "no file matches this pattern")]
 
 
 def first_among(targets: Iterable[Path], pictures: Iterable[str]) -> Path | None:
