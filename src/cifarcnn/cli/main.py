@@ -8,10 +8,13 @@ import errno
 import gc
 import io
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections import UserDict
 from importlib import import_module
+from types import FrameType
 
 import click
 
@@ -21,6 +24,9 @@ from cifarcnn.machine import kerassettings
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What writing to a full or broken stdout ends with."""
+
+STOPPED = 128 + signal.SIGTERM
+"""The exit code after SIGTERM."""
 
 COMMANDS = ("train", "runs", "evaluate", "predict", "summary", "export", "data")
 
@@ -81,6 +87,7 @@ def main() -> None:
     """Run the command line and exit."""
     _open_standard_streams()
     _tune_process()
+    _stop_in_order()
     try:
         code = cli.main(prog_name="cifarcnn", standalone_mode=False)
         # What is buffered is written here, where it can still be said that it could not be.
@@ -101,6 +108,10 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         console.error("stopped by Ctrl-C")
         sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == STOPPED:
+            console.error("stopped by SIGTERM")
+        raise
     except BrokenPipeError:
         # The reader of our stdout went away (`| head`): nobody is left to tell.
         sys.stdout = None
@@ -124,6 +135,21 @@ def _open_standard_streams() -> None:
     # A name with letters that the terminal's encoding lacks is no reason to fail; Python does so for stderr.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _stop_in_order() -> None:
+    """Have SIGTERM end the process as an error would, so that no temporary file is left behind."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        # timeout(1) sends it twice; the second must not interrupt the tidying up after the first.
+        signal.signal(number, signal.SIG_IGN)
+        sys.exit(STOPPED)
+
+    # Outside the main thread Python allows no handlers; what was told to ignore the signal goes on doing so.
+    if threading.current_thread() is threading.main_thread() and (
+        signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    ):
+        signal.signal(signal.SIGTERM, stop)
 
 
 def _tune_process() -> None:
