@@ -2,10 +2,21 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+import fakes
 from cifarcnn.cli import console
+from cifarcnn.cli.commands import answers, summary
+from cifarcnn.cli.main import cli
+from cifarcnn.models import exporting
+from cifarcnn.models.summaries import Layer, Summary
+from cifarcnn.prediction.picturefiles import Failure
+from cifarcnn.prediction.prediction import Answers
+
+BAD, SHOWN = "\x1b[2J[red]x", r"\x1b[2J[red]x"
 
 
 @pytest.mark.parametrize(
@@ -45,3 +56,37 @@ def test_a_document_is_valid_unicode_whatever_files_are_called(capsys: pytest.Ca
     """A byte that is no UTF-8 is shown as Python shows it."""
     console.emit_json({"name": "r\udcff", "runs": [{"r\udcff": ("x", 1, None)}]})
     assert json.loads(capsys.readouterr().out) == {"name": "r\\udcff", "runs": [{"r\\udcff": ["x", 1, None]}]}
+
+
+def test_layers_cannot_command_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Their names come from a file that may be anybody's."""
+    summary._show_layers(Summary("m.keras", 1, 1, 0, [Layer(BAD, BAD, [10], 1, 0)]))
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert out.count(SHOWN) == 2
+
+
+def test_weights_cannot_command_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file that is copied they are what its own metadata says."""
+    made = exporting.Export(Path("m.tflite"), "litert", BAD, 1, 500, 0.0, None, None)
+    monkeypatch.setattr(exporting, "export", lambda *_, **__: made)
+    out = CliRunner().invoke(cli, ["export", "boxed", "--format", "litert"]).stdout
+    assert f"weights in {SHOWN}\n" in out
+    assert "\x1b" not in out
+
+
+@pytest.mark.parametrize("form", ["table", "thumbnails"])
+def test_reasons_cannot_command_a_terminal(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Why a picture cannot be read may be told in words from its file."""
+    failures = Answers(fakes.corner(), ("a.png",), 3, iter([Failure("a.png", BAD)]))
+    assert answers.WAYS[form](failures, None) == 1
+    out = capsys.readouterr().out
+    assert f"cannot be read: {SHOWN}" in out
+    assert "\x1b" not in out
+
+
+def test_reasons_in_csv_are_valid_unicode(capsys: pytest.CaptureFixture[str]) -> None:
+    """A byte that is no UTF-8 is shown as in names."""
+    failures = Answers(fakes.corner(), ("a.png",), 3, iter([Failure("a.png", "no r\udcff")]))
+    assert answers.show_csv(failures, None) == 1
+    assert r"a.png,no r\udcff," in capsys.readouterr().out

@@ -74,11 +74,12 @@ def show_csv(answers: "Answers", threshold: float | None) -> int:
     ranks = [f"{column}{place}" for place in places for column in ("class", "probability")]
     unsure = [] if threshold is None else ["unsure"]
     writer.writerow(["path", "error", *unsure, *ranks, "outsider_score", "none_of_the_ten"])
+    empty = [""] * (len(unsure + ranks) + 2)
     failed = 0
     for answer in answers:
         if isinstance(answer, Failure):
             failed += 1
-            writer.writerow([console.text(answer.path), answer.error] + [""] * (len(unsure + ranks) + 2))
+            writer.writerow([console.text(answer.path), console.text(answer.error), *empty])
             continue
         doubt = [] if threshold is None else [int(answer.is_unsure(threshold))]
         cells = [cell for ranked in answer.top for cell in (ranked.label, f"{ranked.probability:.6f}")]
@@ -100,7 +101,7 @@ def show_table(answers: "Answers", threshold: float | None) -> int:
     for name, answer in zip(names, answers, strict=True):
         if isinstance(answer, Failure):
             failed += 1
-            line = f"[red]cannot be read: {escape(answer.error)}[/]"
+            line = f"[red]cannot be read: {escape(console.printable(answer.error))}[/]"
         else:
             best, *others = answer.top
             marks = _marks(answer, threshold)
@@ -124,7 +125,7 @@ def show_thumbnails(answers: "Answers", threshold: float | None) -> int:
         words = [Text(console.printable(answer.path), "bold")]
         if isinstance(answer, Failure):
             failed += 1
-            words.append(Text(f"cannot be read: {answer.error}", "red"))
+            words.append(Text(f"cannot be read: {console.printable(answer.error)}", "red"))
             thumbnail = []
         else:
             thumbnail = halfblocks.lines(answer.pixels)

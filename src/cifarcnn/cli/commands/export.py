@@ -57,9 +57,10 @@ def export(
     if as_json:
         console.emit_json(result.as_document())
         return
-    name = console.printable(str(result.path))
+    # The weights of a file that is copied are what it says itself.
+    name, weights = console.printable(str(result.path)), console.printable(result.weights)
     runtime = FORMATS[form].runtime
-    click.echo(f"wrote {name}: {result.size:,} bytes for {runtime}, weights in {result.weights}")
+    click.echo(f"wrote {name}: {result.size:,} bytes for {runtime}, weights in {weights}")
     rounded = " with weights rounded likewise" if result.changed is not None else ""
     click.echo(
         f"largest difference from the original's probabilities{rounded}, {result.images:,} images: "

@@ -94,7 +94,8 @@ def _show_layers(found: "Summary") -> None:
     for layer in found.layers:
         shape = " x ".join(str(size) for size in layer.output_shape)
         flops = f"{layer.flops / 1e6:.2f}" if layer.flops else ""
-        table.add_row(escape(layer.name), escape(layer.type), shape, f"{layer.params:,}", flops)
+        name, kind = (escape(console.printable(text)) for text in (layer.name, layer.type))
+        table.add_row(name, kind, shape, f"{layer.params:,}", flops)
     console.stdout.print(table)
     click.echo(
         f"{console.printable(found.name)}: {found.params:,} parameters, {found.trainable_params:,} of them"
