@@ -115,6 +115,25 @@ def test_transparency_lies_over_white() -> None:
     assert (images.read(stored(Image.new("L", (9, 9), 3), "PNG", transparency=3)) == WHITE).all()
 
 
+@pytest.mark.parametrize("key", [(1000,), (1000, 20000, 65535), (1000, 20000, 0)])
+def test_a_transparent_colour_of_16_bits_lies_over_white(key: tuple[int, ...]) -> None:
+    """Samples that equal it show white, others themselves; in grey and in colour."""
+    other = [40 * 257] * len(key)
+    samples = np.array([[key] * 16 + [other] * 16] * 32, ">u2")
+    result = images.read(png_of_16_bits(samples, key))
+    assert (result[:, :16] == WHITE).all()
+    assert (result[:, 16:] == 40).all()
+
+
+def png_of_16_bits(samples: np.ndarray, key: tuple[int, ...]) -> bytes:
+    """A PNG as Pillow writes none in colour: (height, width, 1 or 3), and the colour that is transparent."""
+    height, width, channels = samples.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, 0 if channels == 1 else 2, 0, 0, 0)
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in samples))
+    chunks = {b"IHDR": header, b"tRNS": struct.pack(f">{channels}H", *key), b"IDAT": rows, b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name, data) for name, data in chunks.items())
+
+
 def test_hidden_colours_do_not_bleed() -> None:
     """What is fully transparent has no colour to give to its neighbours."""
     picture = Image.new("RGBA", (256, 256), (0, 255, 0, 0))

@@ -186,10 +186,18 @@ def _eight_bit(picture: "Image.Image") -> "Image.Image":
     """Convert any kind of picture to RGB, or to RGBA where it is transparent."""
     from PIL import Image
 
+    key = picture.info.get("transparency")
+    # Pillow keeps the upper 8 bits of a colour's samples, but all 16 of the one that is transparent.
+    if key and [tile.args for tile in getattr(picture, "tile", ())] == ["RGB;16B"]:
+        picture.info["transparency"] = tuple(sample >> 8 for sample in key)
     picture.load()
     if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PPM", "PNG")):
-        grey = np.asarray(picture).astype(np.float32) / 257
-        return Image.fromarray(np.clip(grey + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
+        samples = np.asarray(picture)
+        grey = samples.astype(np.float32) / 257
+        shown = Image.fromarray(np.clip(grey + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
+        if isinstance(key, int):
+            shown.putalpha(Image.fromarray(np.where(samples == key, 0, 255).astype(np.uint8)))
+        return shown
     if picture.mode in ("I", "F"):
         # 32-bit samples have no agreed white: what the picture itself spans becomes black to white.
         values = np.nan_to_num(np.asarray(picture).astype(np.float64), posinf=0, neginf=0)
