@@ -147,3 +147,25 @@ def test_the_pictures_themselves_are_not_drawn_over(tmp_path: Path) -> None:
         explanation.check_apart(tmp_path / "link", [str(first), str(second)])
     explanation.check_apart(tmp_path / "elsewhere", [str(first), str(second)])
     assert second.read_bytes() == before
+
+
+def test_a_failure_takes_a_name_too(tmp_path: Path) -> None:
+    """So what is drawn is what was looked for among the pictures, whichever of them can be read."""
+    broken, second = tmp_path / "a" / "cat.png", write(tmp_path / "b" / "CAT.png")
+    third = write(tmp_path / "b" / "CAT-explained.png")
+    before = third.read_bytes()
+    explanation.check_apart(tmp_path / "b", [str(broken), str(second), str(third)])
+    _, answer, _ = explained([broken, second, third], tmp_path / "b")
+    assert isinstance(answer, Prediction)
+    assert answer.explained == tmp_path / "b" / "CAT-2-explained.png"
+    assert third.read_bytes() == before
+
+
+def test_a_sheet_does_not_replace_an_explanation(tmp_path: Path) -> None:
+    """Neither need be there yet, and their directory may have two names."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    pages = [tmp_path / "link" / "sheet.png", tmp_path / "link" / "cat-explained.png"]
+    with pytest.raises(UsageError, match="both an explanation and a page of the sheet; give the sheet anoth"):
+        explanation.check_apart(tmp_path / "real", ["cat.png"], pages)
+    explanation.check_apart(tmp_path / "real", ["cat.png"], pages[:1])

@@ -310,3 +310,12 @@ def test_an_explanation_does_not_replace_a_picture(cifarcnn: Run, folder: Path, 
     assert done.returncode == 2
     assert "error: a-explained.png is one of the pictures; give another directory" in done.stderr
     assert (tmp_path / "a-explained.png").read_bytes() == (tmp_path / "a.png").read_bytes()
+
+
+def test_a_sheet_does_not_replace_an_explanation(cifarcnn: Run, folder: Path, tmp_path: Path) -> None:
+    """The command refuses it, and draws nothing."""
+    (tmp_path / "a.png").write_bytes((folder / "pictures" / "0.png").read_bytes())
+    done = cifarcnn("predict", "a.png", "--explain", ".", "--output", "a-explained.png", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "error: a-explained.png would be both an explanation and a page of the sheet; give" in done.stderr
+    assert not (tmp_path / "a-explained.png").exists()

@@ -8,6 +8,7 @@ any model file, and what it finds can be repeated by hand with a paintbrush.
 import dataclasses
 import functools
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from cifarcnn.prediction.picturefiles import Failure
 from cifarcnn.prediction.sheet import TEXT
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from PIL import Image
 
@@ -112,20 +113,29 @@ def _colours(strength: Array) -> Array:
     return np.stack([np.interp(strength, (0, 0.5, 1), stops[:, channel]) for channel in range(3)], axis=-1)
 
 
-def check_apart(directory: Path, pictures: "Collection[str]") -> None:
-    """Refuse to draw over one of the pictures that are explained.
+def check_apart(directory: Path, pictures: "Collection[str]", pages: "Collection[Path]" = ()) -> None:
+    """Refuse to draw over one of the pictures that are explained, and to be drawn over by a sheet's pages.
 
     Raises:
-        UsageError: a file that is to be written is among the pictures, by whatever name.
+        UsageError: a file that is to be written is among the pictures or the pages, by whatever name.
     """
-    unique = names.Unique()
-    targets = [directory / _file(unique(names.stem(name))) for name in pictures]
+    place = _places(directory)
+    targets = [place(name) for name in pictures]
     if target := picturefiles.first_among(targets, pictures):
         raise UsageError(f"{target} is one of the pictures; give another directory with --explain")
+    # None of them need be there yet.
+    taken = {os.path.realpath(target).casefold() for target in targets}
+    if page := next((page for page in pages if os.path.realpath(page).casefold() in taken), None):
+        raise UsageError(
+            f"{page} would be both an explanation and a page of the sheet; give the sheet another name with "
+            "--output"
+        )
 
 
-def _file(stem: str) -> str:
-    return f"{stem}-explained.png"
+def _places(directory: Path) -> "Callable[[str], Path]":
+    """Return what names the file for one picture after the other; failures too take a name."""
+    unique = names.Unique()
+    return lambda picture: directory / f"{unique(names.stem(picture))}-explained.png"
 
 
 def drawn(answers: "Iterable[Answer]", model: Model, directory: Path, resize: Resize) -> "Iterator[Answer]":
@@ -144,7 +154,7 @@ def drawn(answers: "Iterable[Answer]", model: Model, directory: Path, resize: Re
     Raises:
         CifarCNNError: the directory or a file cannot be written.
     """
-    unique = names.Unique()
+    place = _places(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
@@ -152,10 +162,9 @@ def drawn(answers: "Iterable[Answer]", model: Model, directory: Path, resize: Re
             f"cannot make the directory {directory}: {problem.strerror}; choose another with --explain"
         ) from None
     return (
-        answer
-        if isinstance(answer, Failure)
-        else _explained(answer, model, directory / _file(unique(names.stem(answer.path))), resize)
+        answer if isinstance(answer, Failure) else _explained(answer, model, target, resize)
         for answer in answers
+        for target in [place(answer.path)]
     )
 
 

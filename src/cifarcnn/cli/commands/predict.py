@@ -123,7 +123,8 @@ def predict(
         if explain:
             from cifarcnn.prediction import explanation
 
-            explanation.check_apart(explain, answers.paths)
+            places = sheet.places(output, len(answers.paths)) if output else ()
+            explanation.check_apart(explain, answers.paths, places)
             stream = explanation.drawn(stream, answers.model, explain, resize)
         if output:
             title = console.printable(answers.model.name)
