@@ -33,7 +33,9 @@ REPORTED_EVERY = 500
 
 
 @dataclass(frozen=True)
-class _Picture:
+class Picture:
+    """A file in a class-named folder, the class's position in ``CLASSES``, and the file's bytes."""
+
     path: Path
     label: int
     size: int
@@ -79,6 +81,29 @@ def load(path: Path, split: Split, on_event: OnEvent = ignore, source: str = "")
         UsageError: a folder's name means no class, or the split is not there.
         DataError: there is no picture, or one cannot be read.
     """
+    folder, pictures = find(path, split, on_event)
+    pixels = _read(pictures, folder, on_event)
+    labels = np.array([picture.label for picture in pictures], np.uint8)
+    missing = [name for label, name in enumerate(CLASSES) if label not in labels]
+    without = f"; none of {', '.join(missing)}" if missing else ""
+    on_event(Note(f"{split} images: {count(len(pictures), 'picture')} in {folder}{without}"))
+    return Images(pixels, labels, source or str(path))
+
+
+def find(path: Path, split: Split, on_event: OnEvent = ignore) -> tuple[Path, list[Picture]]:
+    """List the pictures of a labelled folder, in the order of classes and then of paths, and read none.
+
+    Args:
+        path, split: as for ``load``.
+        on_event: receives ``Note`` about what is left out.
+
+    Returns:
+        The directory of the class-named folders, and the pictures.
+
+    Raises:
+        UsageError: a folder's name means no class, or the split is not there.
+        DataError: there is no picture, or a folder cannot be read.
+    """
     try:
         folder = _folder_of_split(path, split)
         pictures, ignored = _find(folder)
@@ -89,12 +114,7 @@ def load(path: Path, split: Split, on_event: OnEvent = ignore, source: str = "")
     if ignored:
         why = "no pictures by their names, hidden, or linked folders"
         on_event(Note(f"{folder}: ignored {_some(ignored)}: {why}"))
-    pixels = _read(pictures, folder, on_event)
-    labels = np.array([picture.label for picture in pictures], np.uint8)
-    missing = [name for label, name in enumerate(CLASSES) if label not in labels]
-    without = f"; none of {', '.join(missing)}" if missing else ""
-    on_event(Note(f"{split} images: {count(len(pictures), 'picture')} in {folder}{without}"))
-    return Images(pixels, labels, source or str(path))
+    return folder, pictures
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -131,9 +151,9 @@ def _folder_of_split(path: Path, split: str) -> Path:
     return splits.get(split, path)
 
 
-def _find(folder: Path) -> tuple[list[_Picture], list[str]]:
+def _find(folder: Path) -> tuple[list[Picture], list[str]]:
     """List the pictures in and below class-named folders, and what else is there."""
-    pictures: list[_Picture] = []
+    pictures: list[Picture] = []
     ignored = [entry.name for entry in folder.iterdir() if not entry.is_dir() or entry.name.startswith(".")]
     folders = [(entry, class_of(entry.name)) for entry in _subfolders(folder)]
     if unknown := [repr(entry.name) for entry, label in folders if label is None]:
@@ -152,7 +172,7 @@ def _find(folder: Path) -> tuple[list[_Picture], list[str]]:
                 if label is not None and _is_picture(name):
                     # A link that leads nowhere is named when it is read.
                     size = path.stat().st_size if path.exists() else 0
-                    pictures.append(_Picture(path, label, size))
+                    pictures.append(Picture(path, label, size))
                 else:
                     ignored.append(name)
     pictures.sort(key=lambda picture: (picture.label, picture.path))
@@ -163,7 +183,7 @@ def _raise(problem: OSError) -> None:
     raise problem
 
 
-def _read(pictures: list[_Picture], folder: Path, on_event: OnEvent) -> Bytes:
+def _read(pictures: list[Picture], folder: Path, on_event: OnEvent) -> Bytes:
     """Decode all pictures, several at a time."""
     pixels = np.empty((len(pictures), *IMAGE_SHAPE), np.uint8)
     failures: list[str] = []
@@ -189,7 +209,7 @@ def _read(pictures: list[_Picture], folder: Path, on_event: OnEvent) -> Bytes:
     return pixels
 
 
-def _pixels(picture: _Picture) -> Bytes | str:
+def _pixels(picture: Picture) -> Bytes | str:
     """Return the pixels of a picture, or the reason why there are none."""
     try:
         return images.read(picture.path)
