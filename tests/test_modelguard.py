@@ -223,12 +223,23 @@ def hostile_weights(path: Path, name: str) -> None:
             file.create_dataset("0", (1,), h5py.string_dtype())
 
 
-@pytest.mark.parametrize("name", ["link", "soft", "loop", "external", "huge", "objects", "nothing"])
-def test_hostile_weights_are_refused(name: str, good: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("link", "lie outside it"),
+        ("soft", "lie outside it"),
+        ("external", "lie outside it"),
+        ("loop", "too many weights"),
+        ("huge", "too many weights"),
+        ("objects", "are not numbers"),
+        ("nothing", "Keras cannot load"),
+    ],
+)
+def test_hostile_weights_are_refused(name: str, reason: str, good: Path, tmp_path: Path) -> None:
     """Weights that point elsewhere, never end, declare terabytes or are missing do not load."""
     hostile_weights(tmp_path / "weights.h5", name)
     content = {**models.members(good), "model.weights.h5": (tmp_path / "weights.h5").read_bytes()}
-    with pytest.raises(ModelError, match=r"not opened|cannot load"):
+    with pytest.raises(ModelError, match=reason):
         modelfile.load(models.write(tmp_path / "hostile.keras", content))
 
 
