@@ -219,6 +219,8 @@ def hostile_weights(path: Path, name: str) -> None:
             file.create_dataset("0", (4,), "u1", external=[("/etc/passwd", 0, 4)])
         elif name == "huge":
             file.create_dataset("0", (1 << 20, 1 << 20), "f4", chunks=(1024, 1024), compression="gzip")
+        elif name == "chunk":
+            file.create_dataset("0", (10,), "f4", maxshape=(None,), chunks=(1 << 28,), compression="gzip")
         elif name == "objects":
             file.create_dataset("0", (1,), h5py.string_dtype())
 
@@ -231,12 +233,13 @@ def hostile_weights(path: Path, name: str) -> None:
         ("external", "lie outside it"),
         ("loop", "too many weights"),
         ("huge", "too many weights"),
+        ("chunk", "too many weights"),
         ("objects", "are not numbers"),
         ("nothing", "Keras cannot load"),
     ],
 )
 def test_hostile_weights_are_refused(name: str, reason: str, good: Path, tmp_path: Path) -> None:
-    """Weights that point elsewhere, never end, declare terabytes or are missing do not load."""
+    """Weights that point elsewhere, never end, would take terabytes or are missing do not load."""
     hostile_weights(tmp_path / "weights.h5", name)
     content = {**models.members(good), "model.weights.h5": (tmp_path / "weights.h5").read_bytes()}
     with pytest.raises(ModelError, match=reason):
