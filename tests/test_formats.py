@@ -8,6 +8,7 @@ import pickle
 import struct
 import tarfile
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,6 +121,23 @@ def test_a_changed_picture_is_read_or_refused(position: int, patch: bytes) -> No
     changed = TINY.pngs | {"data_batch_1.png": PNG[:start] + patch + PNG[start + len(patch) :]}
     with contextlib.suppress(DataError):
         assert len(formats.PNG.convert("data_batch_1.bin", changed.__getitem__, RECORDS)) == RECORDS * 3073
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "reason"),
+    [
+        (3000, 3000, "is not 1024 pixels wide"),
+        (10_000, 10_000, "cannot convert"),
+        (20_000, 20_000, "cannot convert the picture"),
+    ],
+)
+def test_a_picture_with_a_second_header_is_refused(width: int, height: int, reason: str) -> None:
+    """The first may say what is expected, and the second what Pillow would decode."""
+    header = b"IHDR" + struct.pack(">II", width, height) + PNG[24:29]
+    second = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    members = TINY.pngs | {"data_batch_1.png": PNG[:33] + second + PNG[33:]}
+    with pytest.raises(DataError, match=reason):
+        formats.PNG.convert("data_batch_1.bin", members.__getitem__, RECORDS)
 
 
 @pytest.mark.parametrize("labels", [b"", b"{}", b"[1, 2]", b'["a"]', b"[-1]", b"[[1]]", b"[" * 100_000])

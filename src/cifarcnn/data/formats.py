@@ -221,8 +221,11 @@ def _from_png(name: str, read: Read, count: int) -> bytes:
         if raw[16:24] != struct.pack(">II", 1024, count):
             raise DataError(f"the picture is not 1024 pixels wide and {count} high")
         with Image.open(io.BytesIO(raw), formats=["PNG"]) as picture:
+            # A second header, further on, is the one that counts for Pillow.
+            if picture.size != (1024, count):
+                raise DataError(f"the picture is not 1024 pixels wide and {count} high")
             images = np.asarray(picture.convert("RGB")).reshape(count, 32, 32, 3)
-    except DAMAGE as problem:
+    except (*DAMAGE, Image.DecompressionBombError, Image.DecompressionBombWarning) as problem:
         raise DataError(f"cannot convert the picture or its labels: {problem}") from None
     return encode(images, labels)
 
