@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 import tarfile
+import tracemalloc
 import warnings
 import zlib
 from collections.abc import Callable
@@ -103,6 +104,16 @@ def test_an_operation_that_no_published_file_has_is_refused_before_it_runs() -> 
     assert pickle.loads(harmless) == {"a": 1.5}
     with pytest.raises(DataError, match=r"^the pickle asks for BINFLOAT, which no CIFAR-10 file contains$"):
         pickles.records(harmless, RECORDS)
+
+
+def test_a_pickle_of_countless_objects_is_refused_before_they_are_made() -> None:
+    """Each byte of a small file may ask for an empty dict, which takes more than sixty."""
+    tracemalloc.start()
+    with pytest.raises(DataError, match="more than 131,072 operations"):
+        pickles.records(b"\x80\x02" + b"}" * 2_000_000 + b".", RECORDS)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 << 20
 
 
 @given(st.integers(0, 400), st.binary(min_size=1, max_size=6))

@@ -24,6 +24,8 @@ ADMITTED = (
 OPERATIONS = frozenset(ADMITTED.split())
 # The memo grows to the largest number named, so an honest file's few ten thousand must bound it.
 LARGEST_MEMO = 1 << 20
+# Each may make an object; an honest file's 10,000 labels and remembered file names take some 30,000.
+MOST_OPERATIONS = 1 << 17
 
 
 def records(raw: bytes, count: int) -> bytes:
@@ -56,11 +58,15 @@ def _load(raw: bytes) -> Any:
     try:
         # pickletools parses the arguments even of operations that are about to be refused.
         with warnings.catch_warnings(action="ignore"):
-            for operation, argument, _ in pickletools.genops(raw):
+            for number, (operation, argument, _) in enumerate(pickletools.genops(raw), 1):
                 if operation.name not in OPERATIONS:
                     raise DataError(f"the pickle asks for {operation.name}, which no CIFAR-10 file contains")
                 if operation.name == "LONG_BINPUT" and (argument or 0) > LARGEST_MEMO:
                     raise DataError("the pickle asks for more memory than a CIFAR-10 file needs")
+                if number > MOST_OPERATIONS:
+                    raise DataError(
+                        f"the pickle has more than {MOST_OPERATIONS:,} operations; expected some 30,000"
+                    )
         return _Unpickler(io.BytesIO(raw), encoding="bytes").load()
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError) as problem:
         raise DataError(f"not a pickle of CIFAR-10's python version: {problem}") from None
