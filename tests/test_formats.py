@@ -187,6 +187,80 @@ def test_an_archive_that_unpacks_without_end_is_refused(
         locate(tmp_path / "bomb")
 
 
+def header(kind: bytes, size: int) -> bytes:
+    """A header of a tar archive."""
+    member = tarfile.TarInfo("x")
+    member.type, member.size = kind, size
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+def extended(kind: bytes, content: bytes) -> bytes:
+    """A header that extends the next, with its content."""
+    return header(kind, len(content)) + content + bytes(-len(content) % 512)
+
+
+def global_header(start: int) -> bytes:
+    """A global header as large as one may be, with attributes numbered from there."""
+    return extended(tarfile.XGLTYPE, b"".join(b"13 %05d=abc\n" % (start + n) for n in range(315)))
+
+
+FILE = header(tarfile.REGTYPE, 0)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "reason"),
+    [
+        (extended(tarfile.XGLTYPE, b"13 abcde=abc\n" * 20_000) + FILE, "larger headers"),
+        (extended(tarfile.XHDTYPE, b"2 " * 30_000 + b"=") + FILE, "larger headers"),
+        (extended(tarfile.GNUTYPE_LONGNAME, b"x" * 1_000_000) + FILE, "larger headers"),
+        (b"".join(global_header(315 * n) + FILE for n in range(100)), "larger headers"),
+        (FILE * 2000, "more or larger headers"),
+        (extended(tarfile.XHDTYPE, b"7 a=bc\n") * 500 + FILE, "recursion|headers"),
+        (extended(tarfile.GNUTYPE_LONGNAME, b"x") * 500 + FILE, "recursion|headers"),
+        (header(tarfile.GNUTYPE_SPARSE, 0) + FILE, "sparse file"),
+        (
+            extended(tarfile.XHDTYPE, b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n")
+            + (header(tarfile.REGTYPE, 1 << 20) + b"1000000\n" + b"0\n" * (1 << 19)),
+            "sparse file",
+        ),
+    ],
+    ids=["global", "overlap", "name", "globals", "members", "nested", "nested names", "sparse", "sparse map"],
+)
+def test_an_archive_of_many_or_large_headers_is_refused(blocks: bytes, reason: str, tmp_path: Path) -> None:
+    """Headers that Python would keep, copy for each member or read within each other end in one line."""
+    (tmp_path / "bomb").write_bytes(gzip.compress(blocks + bytes(1024)))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=f"cannot be read as a tar archive: .*({reason})"):
+        locate(tmp_path / "bomb")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 32 << 20
+
+
+def test_members_with_many_attributes_are_not_kept(tmp_path: Path) -> None:
+    """As many global headers as are let pass, which every member carries a copy of."""
+    blocks = b"".join(global_header(315 * n) + FILE for n in range(16)) + FILE * 900
+    (tmp_path / "bomb").write_bytes(gzip.compress(blocks + bytes(1024)))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="an archive without CIFAR-10"):
+        locate(tmp_path / "bomb")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 32 << 20
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_an_archive_may_have_extended_headers(form: int, tmp_path: Path) -> None:
+    """Some programs write them for every file, with times and attributes."""
+    with tarfile.open(tmp_path / "x.tar", "w", format=form, pax_headers={"comment": "y" * 300}) as archive:
+        for name, content in TINY.files.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            member.size, member.linkname = len(content), "z" * 300
+            member.pax_headers = {"mtime": "1257894000.5"}
+            archive.addfile(member, io.BytesIO(content))
+    assert dict(locate(tmp_path / "x.tar").files(TINY.publication)) == TINY.files
+
+
 def test_a_member_that_is_too_large_or_no_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

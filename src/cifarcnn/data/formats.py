@@ -33,6 +33,10 @@ Convert = Callable[[str, Read, int], bytes]
 LARGEST_MEMBER = 32_000_000
 # Of the archives, the unpacked python version is the largest: 186 MB.
 LARGEST_ARCHIVE = 250_000_000
+# Honest archives have about ten, and extended headers, if any, of a few hundred bytes each.
+MOST_HEADERS = 1_000
+LARGEST_HEADER = 4096
+LARGEST_HEADERS = 16 * LARGEST_HEADER
 
 
 class NothingThere(DataError):  # noqa: N818 - named for what was met
@@ -147,9 +151,48 @@ def _open_archive(path: Path) -> Iterator[tarfile.TarFile]:
             else:
                 file.seek(0)
             bounded = _Bounded(file, LARGEST_ARCHIVE)
-            yield stack.enter_context(tarfile.open(fileobj=bounded, mode="r|", bufsize=1 << 20))
-    except (tarfile.TarError, zlib.error, OSError, EOFError, ValueError) as problem:
+            yield stack.enter_context(_Archive.open(fileobj=bounded, mode="r|", bufsize=1 << 20))
+    # One header is read within another that announces it, as deep as Python goes.
+    except (tarfile.TarError, zlib.error, OSError, EOFError, ValueError, RecursionError) as problem:
         raise DataError(f"{path} cannot be read as a tar archive: {problem}; expected {EXPECTED}") from None
+
+
+class _Member(tarfile.TarInfo):
+    """Refuses what can grow: extended headers, which members copy and which may overlap, and sparse maps."""
+
+    def _proc_member(self, archive: "_Archive") -> tarfile.TarInfo:
+        # The archive would keep every member; nobody asks for an earlier one.
+        archive.members.clear()
+        archive.headers += 1
+        if self.type in EXTENDED:
+            archive.extended += abs(self.size)
+        if (
+            archive.headers > MOST_HEADERS
+            or archive.extended > LARGEST_HEADERS
+            or (self.type in EXTENDED and abs(self.size) > LARGEST_HEADER)
+        ):
+            raise tarfile.ReadError("it has more or larger headers than an archive of CIFAR-10 needs")
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            self._proc_gnusparse_10()
+        member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return member
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        raise tarfile.ReadError("it has a sparse file, of which CIFAR-10 has none")
+
+
+class _Archive(tarfile.TarFile):
+    """Counts headers, and the bytes of those that extend others."""
+
+    tarinfo = _Member
+    members: list[tarfile.TarInfo]
+    headers = extended = 0
+
+
+EXTENDED = (
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+)
 
 
 class _Bounded(io.RawIOBase):
