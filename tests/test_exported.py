@@ -1,7 +1,9 @@
 """Hostile and damaged exported models: refused in one line, with nothing run and this process alive."""
 
+import contextlib
 import errno
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
@@ -339,3 +342,58 @@ def test_no_room_for_a_copy_is_one_line(name: str, folder: Path, monkeypatch: py
 
     monkeypatch.setattr("tempfile.TemporaryDirectory", full)
     refused(folder / name, "to try it: No space left on device; make room there, or name another")
+
+
+PROPERTIES = st.lists(st.tuples(st.sampled_from(["cifarcnn.json", "x", ""]) | st.text(), st.text()))
+BYTES = st.binary(max_size=40) | st.lists(
+    st.builds(
+        lambda tag, content: bytes([tag, len(content)]) + content, st.integers(0, 127), st.binary(max_size=20)
+    )
+    | st.sampled_from([b"\x72\x10\x0a\x0dcifarcnn.json\x12", b"\x72\x13\x0a\x0dcifarcnn.json\x12\x02{}"])
+).map(b"".join)
+
+
+def onnx_finds(data: bytes) -> bytes | None:
+    """What onnx itself reads as our metadata."""
+    model = onnx.ModelProto.FromString(data)
+    for entry in model.metadata_props:
+        if entry.key == "cifarcnn.json":
+            # Text that is no UTF-8 is given as bytes.
+            return entry.value if isinstance(entry.value, bytes) else entry.value.encode()
+    return None
+
+
+@given(properties=PROPERTIES, producer=st.text(), version=st.integers(-(1 << 63), (1 << 63) - 1))
+def test_onnx_metadata_is_what_onnx_reads(
+    properties: list[tuple[str, str]], producer: str, version: int
+) -> None:
+    """Properties of all kinds, among other fields."""
+    model = onnx.ModelProto(ir_version=8, producer_name=producer, model_version=version)
+    model.graph.name = producer
+    for key, value in properties:
+        model.metadata_props.add(key=key, value=value)
+    data = model.SerializeToString()
+    assert exported._onnx_metadata(Path("x.onnx"), data) == onnx_finds(data)
+
+
+@given(BYTES)
+def test_any_bytes_as_onnx_are_metadata_or_a_reason(data: bytes) -> None:
+    """What is read of what onnx can read is what it finds; the rest ends in no traceback."""
+    with contextlib.suppress(ModelError):
+        found = exported._onnx_metadata(Path("x.onnx"), data)
+        with contextlib.suppress(DecodeError):
+            assert found == onnx_finds(data)
+
+
+def test_onnx_metadata_is_read_without_what_surrounds_it(
+    graph: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Millions of empty nodes cost nothing, as nobody makes objects of them; countless fields are refused."""
+    graph.graph.MergeFromString(b"\x0a\x00" * 2_000_000)
+    data = graph.SerializeToString()
+    (tmp_path / "nodes.onnx").write_bytes(data)
+    (tmp_path / "fields.onnx").write_bytes(data + b"\x08\x08" * 1_000)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert modelfile.read_metadata(tmp_path / "nodes.onnx") == {"arch": "tiny"}
+    with pytest.raises(ModelError, match=r"fields\.onnx is damaged, or not an ONNX model; export it again"):
+        modelfile.read_metadata(tmp_path / "fields.onnx")

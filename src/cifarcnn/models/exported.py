@@ -38,6 +38,12 @@ MEMBERS = {
 LITERT_MARK = b"TFL3"
 """Bytes 5 to 8 of every LiteRT file."""
 
+ONNX_PROPERTIES, ONNX_KEY, ONNX_VALUE = 14, 1, 2
+"""Numbers of protobuf fields: ``ModelProto.metadata_props``, and what each of its entries has."""
+
+MOST_FIELDS = 1_000
+"""Fields that an ONNX model, or one of its properties, may have at its top; ours have about ten."""
+
 LARGEST_FILE = 512 << 20
 LARGEST_METADATA = modelguard.LARGEST_MEMBER[modelguard.OUR_METADATA]
 PROBE_SECONDS = 300
@@ -238,19 +244,62 @@ def _litert_metadata(path: Path, data: bytes) -> bytes | None:
 
 
 def _onnx_metadata(path: Path, data: bytes) -> bytes | None:
-    """Read our entry among an ONNX model's properties."""
-    from cifarcnn.models import runtimes
-
-    model = runtimes.import_onnx("onnx").ModelProto()
-    from google.protobuf.message import DecodeError
-
+    """Read our entry among an ONNX model's properties; onnx would make objects of all else in it too."""
     try:
-        model.ParseFromString(data)
-    except DecodeError as problem:
+        entries = [
+            dict(_protobuf_fields(content))
+            for number, content in _protobuf_fields(memoryview(data))
+            if number == ONNX_PROPERTIES
+        ]
+    except (IndexError, ValueError) as problem:
         raise ModelError(f"{path} is damaged, or not an ONNX model; export it again") from problem
-    for entry in model.metadata_props:
-        if entry.key == modelguard.OUR_METADATA:
-            if len(entry.value) > LARGEST_METADATA:
+    for entry in entries:
+        if entry.get(ONNX_KEY) == memoryview(modelguard.OUR_METADATA.encode()):
+            value = entry.get(ONNX_VALUE, memoryview(b""))
+            if len(value) > LARGEST_METADATA:
                 raise ModelError(f"the model {path} has metadata of absurd size; not opened")
-            return str(entry.value).encode()
+            return bytes(value)
     return None
+
+
+def _protobuf_fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yield the number and content of a protobuf message's strings and messages, passing over its numbers.
+
+    Raises:
+        ValueError, IndexError: it is no such message, or has more fields than an ONNX model needs.
+    """
+    at = 0
+    for _ in range(MOST_FIELDS):
+        if at == len(data):
+            return
+        tag, at = _varint(data, at)
+        start = at
+        match tag & 7:
+            case 0:
+                _, at = _varint(data, at)
+            case 1:
+                at += 8
+            case 2:
+                length, start = _varint(data, at)
+                at = start + length
+            case 5:
+                at += 4
+            case other:
+                raise ValueError(f"wire type {other}")
+        if at > len(data) or tag >> 3 == 0:
+            raise ValueError("a field beyond the end, or without a number")
+        if tag & 7 == 2:
+            yield tag >> 3, data[start:at]
+    raise ValueError("too many fields")
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    """Read a protobuf number of at most ten bytes; return it and where it ends."""
+    number = 0
+    for shift in range(0, 70, 7):
+        byte = data[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, at
+    raise ValueError("a number without end")
