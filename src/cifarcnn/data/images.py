@@ -47,7 +47,7 @@ SUFFIXES = frozenset((
 
 LARGEST_FILE = 128 << 20
 MOST_PIXELS = 50_000_000
-"""Decoded pixels; with Pillow's four bytes each and a copy or two, several hundred MB."""
+"""Decoded pixels. Converting them takes 4 to 30 bytes each, the most for 32-bit samples: up to 1.5 GB."""
 
 LARGE = 8_000_000
 """Pictures of more pixels are decoded one at a time, so that parallel reading stays within memory."""
