@@ -1,4 +1,4 @@
-"""Keeping two processes out of one run, and out of the cache: locks on files beside what they guard.
+"""Keeping processes apart at one run, one plan of runs, and the cache: locks on files beside what they guard.
 
 The system lets go of a lock when its process ends, however it ends.
 """
