@@ -18,7 +18,7 @@ from cifarcnn.events import Event, Note
 from cifarcnn.machine import locks
 from cifarcnn.runs import sweep
 from cifarcnn.runs.run import RunDirectory
-from cifarcnn.training import series
+from cifarcnn.training import series, seriesdirectory
 from conftest import Run, isolated_environment
 from test_resume import Stopper, assert_same_run
 from tinydata import TRAIN_FILES, TinyData
@@ -90,7 +90,7 @@ MAKER = """
 import sys, time
 from pathlib import Path
 from cifarcnn.runs import sweep
-from cifarcnn.training import series
+from cifarcnn.training import seriesdirectory
 file, parent, number = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 plan = sweep.read(file, {})
 print("ready", flush=True)
@@ -98,7 +98,7 @@ start = float(sys.stdin.readline())
 for turn in range(50):
     while time.time() < start + turn / 20:
         pass
-    with series._taken_up(parent / str(turn) / "lr", plan):
+    with seriesdirectory.taken_up(parent / str(turn) / "lr", plan):
         (parent / str(turn) / "lr" / plan.tasks[number].name).mkdir()
 """
 
@@ -130,7 +130,8 @@ def test_a_directory_made_by_several_at_once_is_whole(tmp_path: Path) -> None:
     for directory in directories:
         assert sweep.load(directory) == plan
         names = {path.name for path in directory.iterdir()}
-        assert names == {"sweep.json", series.LOCK, series.IN_USE, *(task.name for task in plan.tasks)}
+        ours = {sweep.FILE, seriesdirectory.LOCK, seriesdirectory.IN_USE}
+        assert names == ours | {task.name for task in plan.tasks}
 
 
 def test_a_stopped_task_goes_on_by_the_same_command(pictures: Path, tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_what_the_images_forbid_is_found_before_anything_trains(pictures: Path, 
         series.train_sweep(file, out=tmp_path / "o", data=pictures)
     assert [path.name for path in (tmp_path / "o" / "lr").iterdir() if path.is_dir()] == []
     mended = sweep.read(write(tmp_path, "[grid]\ntrain-size = [20, 60]\n"), {})
-    with series._taken_up(tmp_path / "o" / "lr", mended) as taken:
+    with seriesdirectory.taken_up(tmp_path / "o" / "lr", mended) as taken:
         assert taken == mended
 
 
@@ -187,15 +188,15 @@ def test_a_plan_in_use_is_not_replaced(tmp_path: Path) -> None:
     """Not even before its first run has begun: two processes would train two plans in one directory."""
     file = write(tmp_path, "[grid]\nlearning-rate = [0.01, 0.02]\n")
     plan, other = (sweep.read(file, {"epochs": epochs}) for epochs in (2, 5))
-    with series._taken_up(tmp_path / "lr", plan):
-        with series._taken_up(tmp_path / "lr", plan) as taken:
+    with seriesdirectory.taken_up(tmp_path / "lr", plan):
+        with seriesdirectory.taken_up(tmp_path / "lr", plan) as taken:
             assert taken == plan
         with (
             pytest.raises(UsageError, match="holds other runs: epochs of task 1 is 2 there, 5 now"),
-            series._taken_up(tmp_path / "lr", other),
+            seriesdirectory.taken_up(tmp_path / "lr", other),
         ):
             pass
-    with series._taken_up(tmp_path / "lr", other) as taken:
+    with seriesdirectory.taken_up(tmp_path / "lr", other) as taken:
         assert taken == other
 
 
@@ -211,7 +212,7 @@ def test_devices_may_change_and_are_kept_if_nothing_is_said(tmp_path: Path) -> N
         ({"device": "cpu"}, ("cpu", None)),
     ]
     for settings, expected in said:
-        with series._taken_up(tmp_path / "lr", sweep.read(file, settings)) as taken:
+        with seriesdirectory.taken_up(tmp_path / "lr", sweep.read(file, settings)) as taken:
             assert [(task.settings.device, task.settings.devices) for task in taken.tasks] == [expected] * 2
         (tmp_path / "lr" / taken.tasks[0].name).mkdir(exist_ok=True)
 
@@ -219,9 +220,9 @@ def test_devices_may_change_and_are_kept_if_nothing_is_said(tmp_path: Path) -> N
 def test_a_run_in_use_and_a_directory_of_others_are_refused(pictures: Path, tmp_path: Path) -> None:
     """The process is named; nothing is overwritten."""
     file = write(tmp_path, "[grid]\nlearning-rate = [0.01, 0.02]\n")
-    directory = series.sweep_directory(file, tmp_path / "o")
+    directory = seriesdirectory.sweep_directory(file, tmp_path / "o")
     path = directory / "1-learning_rate0.01"
-    with series._taken_up(directory, sweep.read(file, {})):
+    with seriesdirectory.taken_up(directory, sweep.read(file, {})):
         path.mkdir()
     with locks.held(path):
         assert locks.in_use(path)
@@ -250,7 +251,7 @@ def test_a_run_in_use_and_a_directory_of_others_are_refused(pictures: Path, tmp_
 )
 def test_the_directory_has_the_name_of_the_file(file: str, name: str) -> None:
     """Always one below --out."""
-    assert series.sweep_directory(file, "runs") == Path("runs", name)
+    assert seriesdirectory.sweep_directory(file, "runs") == Path("runs", name)
 
 
 def test_a_failure_is_remembered_until_the_run_goes_on(tmp_path: Path) -> None:

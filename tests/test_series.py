@@ -17,7 +17,7 @@ from cifarcnn.machine import backend
 from cifarcnn.machine.devices import Gpu, Hardware
 from cifarcnn.runs import sweep
 from cifarcnn.runs.run import RunDirectory
-from cifarcnn.training import preflight, series
+from cifarcnn.training import preflight, series, seriesdirectory
 from conftest import Run
 from test_resume import Stopper, assert_same_run
 
@@ -169,7 +169,7 @@ def test_a_series_whose_images_moved_says_how_to_go_on(
     series.resume_series(tmp_path, data=tmp_path / "here")
     here = str(tmp_path / "here")
     assert taken == [(here, here)]
-    monkeypatch.setattr(series, "_missing", lambda *_: [])
+    monkeypatch.setattr(seriesdirectory, "missing", lambda *_: [])
     series.resume_series(tmp_path)
     assert taken[1:] == [(str(tmp_path / "gone"), None)]
 

@@ -3,42 +3,29 @@
 Each is a run of its own, in a directory with ``sweep.json``, which says what is to be trained (see
 ``runs.sweep``). Runs that are finished are taken as they are, so a series goes on where it was stopped,
 as a run does. The directory of a settings file has that file's name, so that processes which train one of
-its runs each find each other.
+its runs each find each other (see ``seriesdirectory``).
 """
 
-import contextlib
 import dataclasses
 import logging
-import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cifarcnn import config
 from cifarcnn.data import sources
-from cifarcnn.errors import CifarCNNError, Interrupted, RunError, UsageError
+from cifarcnn.errors import CifarCNNError, Interrupted, UsageError
 from cifarcnn.events import Note, OnEvent, ignore
-from cifarcnn.machine import locks
 from cifarcnn.runs import listing, run, sweep
 from cifarcnn.runs.run import RunDirectory
 from cifarcnn.runs.sweep import Plan, Task
-from cifarcnn.training import preflight, resumption, training
+from cifarcnn.training import preflight, resumption, seriesdirectory, training
 from cifarcnn.training.training import TrainingResult
 from cifarcnn.wording import count
 
 MEASURED = ("val_accuracy", "val_loss", "images_per_second")
 """The fields of a training's result of which mean and standard deviation are reported."""
-
-DEVICES = ("device", "devices")
-"""The settings of several runs that may be others when they go on."""
-
-LOCK = ".sweep.lock"
-"""Held while a directory is taken up."""
-
-IN_USE = ".sweep.use"
-"""Held by each process that trains runs of a directory."""
 
 
 @dataclass(frozen=True)
@@ -139,9 +126,9 @@ def train_sweep(
         CifarCNNError: as for ``cifarcnn.train``, but that a run which fails does not stop the others.
     """
     plan = sweep.read(settings_file, settings, seeds, data)
-    directory = sweep_directory(settings_file, out)
-    with _taken_up(directory, plan) as taken:
-        _check(taken, _missing(directory, taken), on_event)
+    directory = seriesdirectory.sweep_directory(settings_file, out)
+    with seriesdirectory.taken_up(directory, plan) as taken:
+        _check(taken, seriesdirectory.missing(directory, taken), on_event)
         return _train_all(directory, taken, on_event, _said(settings, plan.data))
 
 
@@ -174,23 +161,11 @@ def train_task(
             f"there is no task {number}: {str(settings_file)!r} spans {count(len(plan.tasks), 'run')};"
             f" expected a number from 1 to {len(plan.tasks)}"
         )
-    directory = sweep_directory(settings_file, out)
-    with _taken_up(directory, plan) as taken:
+    directory = seriesdirectory.sweep_directory(settings_file, out)
+    with seriesdirectory.taken_up(directory, plan) as taken:
         task = taken.tasks[number - 1]
         on_event(Note(f"{task.name}: task {number} of {len(taken.tasks)} in {directory}"))
         return _train_one(directory / task.name, task, taken.data, on_event, _said(settings, plan.data))
-
-
-def sweep_directory(settings_file: str | Path, out: str | Path) -> Path:
-    """Return where the runs of a settings file are."""
-    stem = re.sub(r"[^A-Za-z0-9._+-]", "_", Path(settings_file).stem).lstrip(".-")
-    return Path(out) / (stem or "sweep")
-
-
-def is_series(directory: str | Path) -> bool:
-    """Return whether this is a directory of several runs with a plan."""
-    # Where nobody may look, Path.is_file raises an error.
-    return os.path.isfile(os.path.join(directory, sweep.FILE))
 
 
 def resume_series(
@@ -215,94 +190,21 @@ def resume_series(
         CifarCNNError: as for ``cifarcnn.train``, but that a run which fails does not stop the others.
     """
     directory = Path(directory)
-    plan = sweep.load(directory)
-    moved, missing = sources.absolute(data), _missing(directory, plan)
-    if missing and moved is None and plan.data is not None and not os.path.exists(plan.data):
-        raise RunError(
-            f"the images of {str(directory)!r} were in {plan.data}, which is gone; say with --data where"
-            " they are now"
-        )
-    said = _said({"device": device, "devices": devices}, moved)
-    tasks = (Task(task.name, resumption.change(task.settings, _devices(said))) for task in plan.tasks)
-    plan = Plan(tuple(tasks), moved or plan.data)
-    with contextlib.ExitStack() as stack:
-        with run.saving(directory):
-            stack.enter_context(locks.shared(directory / IN_USE))
-        _check(plan, _missing(directory, plan), on_event)
+    said = _said({"device": device, "devices": devices}, sources.absolute(data))
+    with seriesdirectory.gone_on_with(directory, **said) as plan:
+        _check(plan, seriesdirectory.missing(directory, plan), on_event)
         return _train_all(directory, plan, on_event, said)
 
 
 def _said(settings: Mapping[str, config.Value], data: str | None) -> dict[str, Any]:
     """Return what a user says now of where to train and of where the data are; None is not said."""
-    return {"data": data, **{name: settings.get(name) for name in DEVICES}}
-
-
-def _devices(settings: Mapping[str, Any]) -> dict[str, config.Value]:
-    return {name: settings[name] for name in DEVICES}
-
-
-@contextlib.contextmanager
-def _taken_up(directory: Path, plan: Plan) -> Iterator[Plan]:
-    """Make the directory of the runs, or find the same plan in it, whatever other processes do meanwhile.
-
-    Yields:
-        the plan, with the devices and the place of the data that were planned with, if none are given now.
-        Until the block ends, no process can put another in its place.
-
-    Raises:
-        UsageError: it holds other runs, or something else.
-        RunError: it cannot be made or written to.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise RunError(
-            f"cannot make {str(directory)!r}: {problem.strerror}; choose another place with --out"
-        ) from problem
-    mend = "choose another --out, or another name for the file"
-    with contextlib.ExitStack() as stack:
-        with run.saving(directory), locks.alone(directory / LOCK):
-            there = {name for name in os.listdir(directory) if not name.startswith(".")}
-            if there and sweep.FILE not in there:
-                raise UsageError(f"{str(directory)!r} exists and holds no {sweep.FILE}; {mend}")
-            # Another process may have planned, and not come to begin a run.
-            if there <= {sweep.FILE} and not locks.is_shared(directory / IN_USE):
-                plan.save(directory)
-            found = sweep.load(directory)
-            stack.enter_context(locks.shared(directory / IN_USE))
-        difference = _difference(found, plan)
-        if difference:
-            raise UsageError(f"{str(directory)!r} holds other runs: {difference}; {mend}")
-        tasks = (
-            Task(old.name, resumption.change(old.settings, _devices(vars(new.settings))))
-            for old, new in zip(found.tasks, plan.tasks, strict=True)
-        )
-        yield Plan(tuple(tasks), plan.data or found.data)
-
-
-def _difference(there: Plan, now: Plan) -> str:
-    """Say in what two plans differ, but for devices; nothing if they do not."""
-    if len(there.tasks) != len(now.tasks):
-        return f"{len(there.tasks)} were planned there, {len(now.tasks)} now"
-    for number, (old, new) in enumerate(zip(there.tasks, now.tasks, strict=True), 1):
-        for name in config.FIELDS:
-            before, after = getattr(old.settings, name), getattr(new.settings, name)
-            if before != after and name not in DEVICES:
-                return f"{name} of task {number} is {before!r} there, {after!r} now"
-        if old.name != new.name:
-            return f"task {number} is named {old.name!r} there, {new.name!r} now"
-    return ""
+    return {"data": data, **{name: settings.get(name) for name in seriesdirectory.DEVICES}}
 
 
 def _check(plan: Plan, new: Sequence[Task], on_event: OnEvent) -> None:
     """Refuse, before the first of several new runs is trained, what one of them would be refused for."""
     if len(new) > 1:
         preflight.check({task.name: task.settings for task in new}, plan.data, on_event)
-
-
-def _missing(directory: Path, plan: Plan) -> list[Task]:
-    """Return the runs of a plan that are not begun."""
-    return [task for task in plan.tasks if not RunDirectory(directory / task.name).resumable()]
 
 
 def _train_all(

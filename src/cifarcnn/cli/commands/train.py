@@ -119,7 +119,7 @@ def train(
     one_of_several = _together(resume, settings_file, seeds, repeat, settings["seed"], task, tasks)
     from cifarcnn.cli.training_display import TrainingDisplay
     from cifarcnn.runs import sweep
-    from cifarcnn.training import series
+    from cifarcnn.training import series, seriesdirectory
 
     seeds = seeds or list(range(repeat or 0))
     spanning = settings_file is not None and sweep.is_sweep_file(settings_file)
@@ -127,9 +127,9 @@ def train(
         raise click.UsageError(f"{one_of_several} needs --config with a file that has a [grid] or [[run]]")
     if tasks and settings_file is not None:
         plan = sweep.read(settings_file, settings, seeds)
-        _show_tasks(plan, series.sweep_directory(settings_file, out), as_json)
+        _show_tasks(plan, seriesdirectory.sweep_directory(settings_file, out), as_json)
         return
-    several = spanning or bool(seeds) or (resume is not None and series.is_series(resume))
+    several = spanning or bool(seeds) or (resume is not None and seriesdirectory.is_series(resume))
     company = _company(several, alone, wait, scale_batch, resume)
     with contextlib.nullcontext(ignore) if quiet else TrainingDisplay() as on_event:
         common: dict[str, Any] = {"data": path, "on_event": on_event, **company, **settings}
@@ -172,11 +172,11 @@ def _company(
 
 def _resume(directory: Path, common: dict[str, Any]) -> "TrainingResult | SeriesResult":
     """Go on with one run, or with several in one directory."""
-    from cifarcnn.training import resumption, series
+    from cifarcnn.training import resumption, series, seriesdirectory
 
-    if not series.is_series(directory):
+    if not seriesdirectory.is_series(directory):
         return resumption.resume(directory, **common)
-    place = {name: common.pop(name) for name in ("data", "on_event", *series.DEVICES)}
+    place = {name: common.pop(name) for name in ("data", "on_event", *seriesdirectory.DEVICES)}
     if any(value is not None for value in common.values()):
         raise click.UsageError(
             "several runs are resumed as they were: give no setting to --resume but --device and --devices"
