@@ -141,6 +141,13 @@ class Handler(BaseHTTPRequestHandler):
     def silent(self) -> None:
         self.server.closing.wait(30)
 
+    def drips(self) -> None:
+        """Send headers that never end, a byte at a time."""
+        self.send_response(200)
+        self.flush_headers()
+        while not self.server.closing.wait(0.1):
+            self.wfile.write(b"x")
+
     def stalls(self) -> None:
         self.begin(self.start)
         self.wfile.write(self.server.content[self.start : self.start + STEP])

@@ -2,6 +2,7 @@
 
 import hashlib
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def test_an_archive_arrives_whole(get: Get, behaviour: str) -> None:
         ("redirect_circle", "infinite loop"),
         ("nonsense", "no valid answer"),
         ("silent", "did not answer within 1 seconds"),
+        ("drips", "did not answer within 3 seconds"),
         ("stalls", "stalled: nothing arrived for 1 seconds"),
     ],
 )
@@ -97,6 +99,19 @@ def test_a_mirror_that_refuses_connections_is_given_up(archive: Archive, tmp_pat
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/x"
         with pytest.raises(DataError, match="cannot be reached"):
             fetch(url, archive, tmp_path / "part", PATIENT, print)
+
+
+def test_a_name_that_is_looked_up_for_ever_is_given_up(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's resolver knows no limit of ours."""
+    over = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(60))
+    try:
+        with pytest.raises(DataError, match="did not answer within 3 seconds"):
+            fetch("http://mirror.invalid/x", archive, tmp_path / "part", PATIENT, print)
+    finally:
+        over.set()
 
 
 @pytest.mark.parametrize(

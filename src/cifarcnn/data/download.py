@@ -6,6 +6,8 @@ where another stopped; the archive's checksum decides whether the result is righ
 
 import hashlib
 import http.client
+import queue
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -20,6 +22,8 @@ from cifarcnn.events import Note, OnEvent, Transfer
 
 # How often one mirror may break off and be asked for the rest.
 RESUMPTIONS = 5
+# In how many times the pace's timeout an answer must have begun, redirections and all.
+TIMEOUTS_TO_ANSWER = 3
 CHUNK_BYTES = 1 << 18
 OK, PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 200, 206, 416
 
@@ -134,14 +138,14 @@ class _Download:
             headers["Range"] = f"bytes={start}-"
         request = urllib.request.Request(self.url, headers=headers)  # noqa: S310 - the scheme was checked
         try:
-            response = _opener().open(request, timeout=self.pace.timeout)
+            response = _answer(request, self.pace.timeout)
         except urllib.error.HTTPError as problem:
             problem.close()
             if start and problem.code == RANGE_NOT_SATISFIABLE:
                 return self._ask(0)
             raise DataError(f"it answered {problem.code} {problem.reason}") from None
-        except TimeoutError:
-            raise DataError(f"it did not answer within {self.pace.timeout:g} seconds") from None
+        except TimeoutError as problem:
+            raise DataError(f"it did not answer within {problem.args[0]:g} seconds") from None
         except urllib.error.URLError as problem:
             raise DataError(f"it cannot be reached: {problem.reason}") from None
         except (OSError, http.client.HTTPException, ValueError) as problem:
@@ -171,6 +175,40 @@ class _Download:
         except (OSError, http.client.HTTPException):
             return b""
         return content
+
+
+def _answer(request: urllib.request.Request, timeout: float) -> Any:
+    """Send a request and return the response, whose body may still be on its way.
+
+    A thread of its own waits, as some waits have no limit: for a name to be looked up, and for the end of
+    headers of which a byte comes now and then. What it waits for when it is given up does no harm.
+
+    Args:
+        request: over http or https.
+        timeout: seconds to wait for a connection, and for any byte; three times as many for all.
+
+    Raises:
+        TimeoutError: no answer came in time, with the seconds.
+        Exception: what the opener raises.
+    """
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(_opener().open(request, timeout=timeout))
+        except Exception as problem:  # whatever it is belongs to the caller
+            answers.put(problem)
+
+    threading.Thread(target=ask, name="download", daemon=True).start()
+    try:
+        answer = answers.get(timeout=TIMEOUTS_TO_ANSWER * timeout)
+    except queue.Empty:
+        raise TimeoutError(TIMEOUTS_TO_ANSWER * timeout) from None
+    if isinstance(answer, TimeoutError):
+        raise TimeoutError(timeout) from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _opener() -> urllib.request.OpenerDirector:
