@@ -150,10 +150,10 @@ def divide(records: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[di
 
 
 def summarise(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return one row for each architecture and recipe, in the order of the tables of both."""
+    """Return one row for each recipe and architecture, in the order of the tables of both."""
     rows = []
-    for row in architectures.ARCHITECTURES:
-        for recipe in RECIPES:
+    for recipe in RECIPES:
+        for row in architectures.ARCHITECTURES:
             group = [entry for entry in records if (entry["arch"], entry["recipe"]) == (row.name, recipe)]
             if group:
                 rows.append(_summary(row.name, recipe, group))

@@ -110,10 +110,18 @@ def test_an_impossible_device_is_refused(device: str) -> None:
 
 def test_a_gpu_number_that_does_not_exist_is_refused() -> None:
     """The message says how many there are."""
-    with pytest.raises(UsageError, match="found 1 usable GPU"):
+    with pytest.raises(UsageError, match="'gpu:3', but tensorflow found 1 usable GPU, counted from gpu:0"):
         devices.choose(machine(gpus=(Gpu("A100", (8, 0)),)), "gpu:3")
-    with pytest.raises(UsageError, match="found no GPU"):
+    with pytest.raises(UsageError, match="found no GPU; use --device cpu meanwhile"):
         devices.choose(machine(), "gpu")
+
+
+def test_a_cpu_is_divided_only_if_it_is_named() -> None:
+    """Who asks for two devices wants two GPUs, not a CPU in parts that is slower than whole."""
+    with pytest.raises(UsageError, match="devices is 2, but tensorflow found no GPU; leave devices out"):
+        devices.choose(machine(), count=2)
+    assert devices.choose(machine(), "cpu", count=2).count == 2
+    assert devices.choose(machine(), count=1).count == 1
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,12 @@ def test_a_failed_save_leaves_the_checkpoint_as_it_was(
     with pytest.raises(RunError, match="No space left on device; what was saved before is intact"):
         directory.save_checkpoint(checkpoint(3))
     assert {path.name: path.read_bytes() for path in directory.path.iterdir()} == before
+    # Where nothing was saved before, there is nothing to go on with.
+    first = RunDirectory(tmp_path / "first")
+    first.path.mkdir()
+    with pytest.raises(RunError, match=r"No space left on device; free space .*, then start again"):
+        first.save_checkpoint(checkpoint(1))
+    assert list(first.path.iterdir()) == []
 
 
 LOCKER = """

@@ -194,6 +194,7 @@ def test_the_command_counts_tasks_for_a_job_array(cifarcnn: Run, tmp_path: Path)
     ("options", "message"),
     [
         (["--task", "1"], "--task needs --config with a file that has a [grid] or [[run]]"),
+        (["--task", "1", "--config", "missing.toml"], "'missing.toml': No such file or directory; expected"),
         (["--tasks", "--config", "plain.toml"], "--tasks needs --config with a file that has a [grid]"),
         (["--task", "1", "--tasks", "--config", "lr.toml"], "--task cannot be given with --tasks"),
         (

@@ -65,14 +65,15 @@ class Settings:
     )
     optimizer: str = _setting(
         "muon",
-        "Optimizer; nesterov: sgd with Nesterov's momentum; muon: kernels, with adam for the rest.",
+        "Optimizer; nesterov: sgd with Nesterov's momentum; muon: for all kernels but the last, adam for the"
+        " rest.",
         choices=("nesterov", "sgd", "rmsprop", "adam", "muon"),
     )
     learning_rate: float = _setting(0.06, "Learning rate; the peak, where it varies.", above=0, most=1000)
     momentum: float = _setting(0.6, "Momentum of nesterov, sgd and muon.", least=0, most=0.9999)
     weight_decay: float = _setting(
         0.0,
-        "Decoupled weight decay per step, times the rate; muon's kernels, of fixed norm, have none.",
+        "Decoupled weight decay per step, times the rate; kernels of muon, whose norm is fixed, have none.",
         least=0,
         most=1,
     )

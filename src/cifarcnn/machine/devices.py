@@ -102,15 +102,21 @@ def choose(
             " with TensorFlow (without KERAS_BACKEND)"
         )
     warning = _idle_gpu_warning(hardware) if device != "cpu" else None
-    if device == "cpu" or (device == "auto" and not hardware.gpus):
+    if not hardware.gpus and device != "cpu" and (device != "auto" or (count or 1) > 1):
+        found = warning or f"{hardware.backend} found no GPU"
+        if device == "auto":
+            raise UsageError(
+                f"devices is {count}, but {found}; leave devices out, or divide the CPU by --device cpu"
+            )
+        raise UsageError(f"device is {device!r}, but {found}; use --device cpu meanwhile")
+    if device == "cpu" or not hardware.gpus:
         return _on_cpu(hardware, precision, count or 1, warning)
     numbers = _gpu_numbers(hardware, device, match[1], count)
     if numbers[-1] >= len(hardware.gpus):
-        found = wording.count(len(hardware.gpus), "usable GPU") if hardware.gpus else (warning or "no GPU")
-        wanted = f"device is {device!r}" if len(numbers) == 1 else f"devices is {len(numbers)}"
-        raise UsageError(
-            f"{wanted}, but {hardware.backend} found {found}; use --device cpu, or fewer --devices"
-        )
+        found = f"{hardware.backend} found {wording.count(len(hardware.gpus), 'usable GPU')}"
+        if len(numbers) > 1:
+            raise UsageError(f"devices is {len(numbers)}, but {found}; expected at most so many")
+        raise UsageError(f"device is {device!r}, but {found}, counted from gpu:0")
     return _on_gpus(hardware, numbers, precision)
 
 

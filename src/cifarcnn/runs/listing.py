@@ -22,7 +22,7 @@ from cifarcnn.runs.run import RunDirectory
 FOREIGN = "no run: it holds no settings.json"
 
 DEEPEST = 3
-"""How many directories deep runs are looked for."""
+"""How many levels of directories are looked into for runs, the one that is named included."""
 
 BY_HARDWARE = ("device", "precision", "devices")
 """Settings that a run has resolved once it is begun."""
@@ -34,8 +34,9 @@ class Row:
 
     Attributes:
         name: the directory, as seen from where runs were looked for.
-        state: finished; running: a process is at it; interrupted: it can be gone on with; failed: its last
-            sitting ended with an error; waiting: planned, not begun; damaged: not to be read, or no run.
+        state: finished; running: a process is at it; interrupted: it can be gone on with, if anything was
+            saved; failed: its last sitting ended with an error; waiting: planned, not begun; damaged: not to
+            be read, or no run.
         reason: why it failed or is damaged.
         settings: all settings, empty for a damaged one.
         epochs_done, best_epoch: counted from 1; None where nothing is known.
@@ -114,7 +115,7 @@ def gather(directories: Sequence[str | Path], *, sort: str = "name") -> Listing:
     """Read all runs in some directories.
 
     Args:
-        directories: run directories, or directories that hold any, at most three deep.
+        directories: run directories, or directories with runs in them or up to two levels below.
         sort: "name", "state", a figure of ``Row`` or a setting. Accuracies and throughput begin with the
             greatest, all else with the least; runs that lack it come last.
 

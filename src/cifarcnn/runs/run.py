@@ -292,7 +292,10 @@ def saving(path: Path) -> Iterator[None]:
             ) from problem
         # h5py's text is many lines of its own.
         why = os.strerror(problem.errno) if problem.errno else problem
+        mend = "free space or mend the permissions, then"
+        if not RunDirectory(path).resumable():
+            raise RunError(f"cannot write to {str(path)!r}: {why}; {mend} start again") from problem
         raise RunError(
-            f"cannot write to {str(path)!r}: {why}; what was saved before is intact: free space or"
-            f" mend the permissions, then: {resume_command(path)}"
+            f"cannot write to {str(path)!r}: {why}; what was saved before is intact: {mend}:"
+            f" {resume_command(path)}"
         ) from problem

@@ -112,7 +112,9 @@ def is_sweep_file(path: str | Path) -> bool:
         UsageError: it cannot be read.
     """
     # What is no file, a shell's <(...) for one, can be read but once, and gives the runs no directory's name.
-    return os.path.isfile(path) and not config.read_table(path).keys().isdisjoint(config.MANY)
+    if os.path.exists(path) and not os.path.isfile(path):
+        return False
+    return not config.read_table(path).keys().isdisjoint(config.MANY)
 
 
 def read(

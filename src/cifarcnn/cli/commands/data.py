@@ -91,7 +91,7 @@ def verify(path: Path | None, as_json: bool) -> int:
     type=click.Path(dir_okay=False, path_type=Path),
     default=Path("augmented.png"),
     show_default=True,
-    help="The PNG file to write.",
+    help="The PNG file to write, or to replace.",
 )
 @json_option
 def show(*, path: Path | None, count: int, output: Path, as_json: bool, **settings: config.Value) -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=BATCH_SIZE,
     show_default=True,
-    help="Images per step; changes the speed, not the figures.",
+    help="Images per step; changes the speed, and of the figures the last digits at most.",
 )
 @images_option
 @click.option("--tta", is_flag=True, help="Also average the answers over mirror images and small shifts.")
@@ -44,13 +44,15 @@ if TYPE_CHECKING:
     "--figures",
     metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Draw one MODEL's confusion matrix, reliability diagram, worst mistakes, samples, filters into DIR.",
+    help="Draw one MODEL's confusion matrix, reliability diagram, worst mistakes, samples, filters into DIR."
+    " Replaces existing files.",
 )
 @click.option(
     "--report",
     metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Write report.html into DIR: everything about one MODEL on a page that needs no other file.",
+    help="Write report.html into DIR: everything about one MODEL on a page that needs no other file."
+    " Replaces an existing one.",
 )
 @click.option(
     "--worst",
@@ -76,9 +78,10 @@ def evaluate(
     """Measure a MODEL on the test images, or on pictures of your own.
 
     MODEL is a .keras file, an exported model, a run directory, which stands for its best model, or 'boxed',
-    the model that comes with the program. Several models are compared with the first one, image by image.
-    Pictures of your own stand in a folder of folders that are named for their classes (airplane, car, bird,
-    ...); a folder with two such folders, train and test, will do as well.
+    the model that comes with the program. One that was not made by cifarcnn must take raw pixels, 0 to 255,
+    and end in probabilities of the ten classes in CIFAR-10's order. Several models are compared with the
+    first one, image by image. Pictures of your own stand in a folder of folders that are named for their
+    classes (airplane, car, bird, ...); a folder with two such folders, train and test, will do as well.
     """
     if (figures or report) and len(models) > 1:
         raise click.UsageError(

@@ -44,8 +44,8 @@ def _complete_key(_context: click.Context, _option: click.Parameter, begun: str)
 def runs(context: click.Context, *, directories: tuple[Path, ...], sort: str, form: str | None) -> None:
     """Show all runs in one table, finished or not.
 
-    Runs are looked for in and below each DIR, at most three directories deep; default: ./runs. Those on the
-    same images that differ in nothing but the seed are summed up below. Only settings and tables are read,
+    Runs are looked for in each DIR and two levels of directories below it; default: ./runs. Those on the same
+    images that differ in nothing but the seed are summed up below. Only settings and tables are read,
     also of runs that are being trained. What cannot be read gets its reason in its place, and makes the exit
     code 1.
     """

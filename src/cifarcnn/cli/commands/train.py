@@ -41,8 +41,9 @@ def _parse_seeds(_context: click.Context, _option: click.Parameter, text: str | 
     "settings_file",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="TOML file of settings, named as the options are; an option on the command line wins. With a table"
-    " [grid] of lists, or tables [[run]], it spans many runs, which are trained one after the other.",
+    help="TOML file of settings, named as the options up to --seed are; an option on the command line wins."
+    " With a table [grid] of lists, or tables [[run]], it spans many runs, which are trained one after the"
+    " other in a directory of the file's name.",
 )
 @click.option(
     "--out",
