@@ -69,7 +69,7 @@ def machine() -> dict[str, Any]:
         "cpus": devices.usable_cpus(),
         "bfloat16": sorted(devices.cpu_flags() & devices.BFLOAT16_FLAGS),
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()}-{platform.machine()}-{''.join(platform.libc_ver())}",
         "load_average_before": round(os.getloadavg()[0], 2),
     }
 
