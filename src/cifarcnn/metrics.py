@@ -215,7 +215,9 @@ def fit_temperature(log_probabilities: Array, labels: Array) -> float:
         labels: int (n,), the true classes, of images that the network was not trained on.
 
     Returns:
-        T within 0.05..20; above 1 the network was overconfident. 1 where no temperature changes anything.
+        T within 0.05..20; above 1 the network was overconfident. 1 where no temperature changes anything,
+        or where the least is the best, as of few images that are all answered rightly: they do not tell how
+        certain an answer may be.
     """
     scores = np.maximum(log_probabilities.astype(np.float64), math.log(SMALLEST_PROBABILITY))
     scores -= scores.max(axis=1, keepdims=True)
@@ -224,9 +226,9 @@ def fit_temperature(log_probabilities: Array, labels: Array) -> float:
     def slope(sharpness: float) -> float:
         return float((softmax(scores * sharpness) * scores).sum(axis=1).mean() - mean_of_truth)
 
-    if np.ptp(scores) == 0:
-        return 1.0
     low, high = (math.log(1 / limit) for limit in reversed(TEMPERATURE_LIMITS))
+    if np.ptp(scores) == 0 or slope(math.exp(high)) <= 0:
+        return 1.0
     # 60 halvings of the logarithm's range exhaust the precision of a float.
     for _ in range(60):
         middle = (low + high) / 2
