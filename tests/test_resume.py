@@ -16,6 +16,7 @@ import cifarcnn
 from cifarcnn.errors import Interrupted, RunError, UsageError
 from cifarcnn.events import EpochDone, Event, Note, StepsDone, ignore
 from cifarcnn.machine import devices
+from cifarcnn.machine.signals import StopRequest
 from cifarcnn.runs.run import RunDirectory
 from cifarcnn.training import resumption, watcher
 
@@ -364,3 +365,16 @@ def test_a_signal_after_the_last_epoch_is_not_lost(
     # The second piece is a single step, which has no speed of its own.
     assert cifarcnn.resume(run_dir).images_per_second > 0
     assert (run_dir / "report.html").exists()
+
+
+def test_a_signal_that_is_to_be_ignored_is() -> None:
+    """A script's background processes are started with SIGINT ignored, others under ``trap '' TERM``."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop.received == signal.SIGINT
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)

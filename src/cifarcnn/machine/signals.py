@@ -8,6 +8,7 @@ from types import FrameType, TracebackType
 class StopRequest:
     """A context in which SIGINT and SIGTERM are noted instead of ending the process.
 
+    One that the process was told to ignore, as SIGINT of what a script starts in the background, stays so.
     Outside the main thread, where Python allows no handlers, it does nothing.
 
     Attributes:
@@ -21,6 +22,8 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) == signal.SIG_IGN:
+                    continue
                 self._before[number] = signal.signal(number, self._note)
         return self
 
