@@ -126,6 +126,14 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], message: 
     assert message in done.stderr
 
 
+def test_a_backend_that_is_none_is_one_line(cifarcnn: Run) -> None:
+    """Keras says so by an error of its own when it is imported."""
+    done = cifarcnn("summary", "plain6", env={"KERAS_BACKEND": "JAX"})
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: Keras refuses its settings (Unable to import backend : JAX); expected")
+
+
 @pytest.mark.parametrize(
     ("redirection", "code", "said"),
     [
