@@ -83,6 +83,9 @@ def test_the_page_of_a_run_tells_its_training(run: Path) -> None:
     assert "<h1>my run</h1>" in page
     assert "Worst mistakes" not in page
     assert "<!-- measured -->" not in page
+    # Where the images were when it was trained, if nothing else is said now.
+    (run / "environment.json").write_text('{"cpu": "abacus", "data": "photos"}')
+    assert f"{command} --data photos\n" in presentation.write_run_report(RunDirectory(run), None).read_text()
 
 
 def test_the_page_of_a_run_shows_its_best_model_on_the_validation_images(run: Path) -> None:

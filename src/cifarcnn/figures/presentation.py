@@ -122,7 +122,7 @@ def write_run_report(run: RunDirectory, validation: Images | None, data: str | N
     """
     from cifarcnn.figures import report
 
-    found = _read_run(run)
+    found = _read_run(run, data)
     if found is None:
         raise RunError(
             f"{run.path} holds no {run.settings.name}; expected a run directory of 'cifarcnn train'"
@@ -135,9 +135,8 @@ def write_run_report(run: RunDirectory, validation: Images | None, data: str | N
         figures = metrics.measure(probabilities, validation.labels)
         subject = report.Subject(validation.images, validation.labels, probabilities, figures)
         title = f"{title} on {len(validation):,} validation images"
-    commands = [*commands, shlex.join(["cifarcnn", "evaluate", str(run.best)])]
-    if data is not None:
-        commands = [f"{command} --data {shlex.quote(data)}" for command in commands]
+    place = [] if data is None else ["--data", data]
+    commands = [*commands, shlex.join(["cifarcnn", "evaluate", str(run.best), *place])]
     mend = f"the run is finished; make room, then: {resume_command(run.path)}"
     with _writing("the report", run.path, mend):
         report.write_report(
@@ -186,8 +185,13 @@ def _writing(what: str, directory: Path, mend: str) -> Iterator[None]:
 Facts = dict[str, Mapping[str, Any]]
 
 
-def _read_run(run: RunDirectory) -> tuple[Facts, list[dict[str, Any]], list[str]] | None:
-    """Read a run's tables of facts, its epochs, and the command that trains it; None if it is no run."""
+def _read_run(
+    run: RunDirectory, data: str | None = None
+) -> tuple[Facts, list[dict[str, Any]], list[str]] | None:
+    """Read a run's tables of facts, its epochs, and the command that trains it; None if it is no run.
+
+    ``data`` is where the images are, if they are no more where the run says that they were.
+    """
     if not run.settings.exists():
         return None
     try:
@@ -195,7 +199,8 @@ def _read_run(run: RunDirectory) -> tuple[Facts, list[dict[str, Any]], list[str]
             json.loads(files.read_text(path)) for path in (run.settings, run.environment)
         )
         facts = {"Settings": settings, "Environment": environment}
-        return facts, read_table(run.metrics, METRICS), [_train_command(settings)]
+        command = _train_command(settings, data or environment.get("data"))
+        return facts, read_table(run.metrics, METRICS), [command]
     except (OSError, ValueError, TypeError, LookupError, AttributeError, UsageError) as problem:
         raise RunError(
             f"the files of the run {run.path} cannot be read: {problem}; expected {run.settings.name}, "
@@ -203,7 +208,7 @@ def _read_run(run: RunDirectory) -> tuple[Facts, list[dict[str, Any]], list[str]
         ) from problem
 
 
-def _train_command(settings: dict[str, Any]) -> str:
+def _train_command(settings: dict[str, Any], data: str | None) -> str:
     """What to type to train with these settings: the options that differ from the recipe's."""
     chosen = {name: settings[name] for name in ("arch", "recipe")}
     usual = dataclasses.asdict(config.resolve(chosen))
@@ -212,7 +217,7 @@ def _train_command(settings: dict[str, Any]) -> str:
         if name in chosen or value != usual[name]:
             flag = f"--{name.replace('_', '-')}"
             words += [flag] if value is True else [flag, str(value)]
-    return shlex.join(words)
+    return shlex.join([*words, *([] if data is None else ["--data", data])])
 
 
 def _stored_facts(metadata: dict[str, Any]) -> Facts:

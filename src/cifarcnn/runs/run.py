@@ -22,6 +22,7 @@ import dataclasses
 import errno
 import json
 import os
+import platform
 import shlex
 import shutil
 import zipfile
@@ -146,8 +147,14 @@ class RunDirectory:
         with saving(self.path):
             files.write_text(path, json.dumps(document, indent=2) + "\n")
 
-    def describe(self, settings: Settings, environment: Mapping[str, Any]) -> None:
-        """Write ``settings.json``, and ``environment.json`` of a new run, unless they are there and right."""
+    def describe(self, settings: Settings, facts: Mapping[str, Any], data: str | None) -> None:
+        """Write ``settings.json``, and ``environment.json`` of a new run, unless they are there and right.
+
+        Args:
+            settings: of the run.
+            facts: on what it depends besides.
+            data: where the user said the images are.
+        """
         document = dataclasses.asdict(settings)
         try:
             known = json.loads(files.read_text(self.settings))
@@ -156,7 +163,8 @@ class RunDirectory:
         if known != document:
             self.write_json(self.settings, document)
         if not os.path.exists(self.environment):
-            self.write_json(self.environment, environment)
+            place = {} if data is None else {"data": data}
+            self.write_json(self.environment, {**facts, "platform": platform.platform(), **place})
 
     def write_tables(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write ``metrics.csv`` and ``timing.csv``."""

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import platform
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -114,7 +113,7 @@ class Training:
         directory, settings = self.directory, self.setup.settings
         if settings != self.resumed_settings:
             self._save()
-        directory.describe(settings, {**self.setup.facts, "platform": platform.platform()})
+        directory.describe(settings, self.setup.facts, self.setup.data)
         with run.saving(directory.path):
             # What an extended run had is of its shorter self; at the end there is another.
             directory.report.unlink(missing_ok=True)

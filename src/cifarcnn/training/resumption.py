@@ -7,7 +7,6 @@ It finds out how far the run is and whether settings, data and hardware are stil
 import contextlib
 import dataclasses
 import os
-import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,7 +118,7 @@ def _finished(
         )
         directory.save_checkpoint(checkpoint)
     with directory.remembering_failure():
-        directory.describe(checkpoint.settings, {**checkpoint.facts, "platform": platform.platform()})
+        directory.describe(checkpoint.settings, checkpoint.facts, checkpoint.data)
         directory.write_tables(progress.rows)
         with saving(directory.path):
             modelfile.keep_best(directory, progress)
