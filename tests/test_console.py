@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,34 @@ def test_reasons_in_csv_are_valid_unicode(capsys: pytest.CaptureFixture[str]) ->
     failures = Answers(fakes.corner(), ("a.png",), 3, iter([Failure("a.png", "no r\udcff")]))
     assert answers.show_csv(failures, None) == 1
     assert r"a.png,no r\udcff," in capsys.readouterr().out
+
+
+def test_results_are_written_though_nobody_reads_the_remarks() -> None:
+    """As with ``2> >(head -1)``: whoever read stderr is gone."""
+    script = (
+        "import sys\nfrom cifarcnn.cli import console\nsys.stdin.read()\n"
+        "for _ in range(3): console.note('a remark')\n"
+        "console.emit_json({'schema': 1})\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    process.stderr.close()
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.stdout is not None
+    assert json.loads(process.stdout.read()) == {"schema": 1}
+    process.stdout.close()
+    assert process.wait() == 0
+
+
+def test_the_answers_stand_below_each_other_whatever_the_letters(capsys: pytest.CaptureFixture[str]) -> None:
+    """An ideograph is as wide as two letters."""
+    from rich.cells import cell_len
+
+    names = ("cat.png", "\u732b.png", "e\u0301.png")
+    failures = iter([Failure(name, "no picture") for name in names])
+    answers.show_table(Answers(fakes.corner(), names, 3, failures), None)
+    lines = capsys.readouterr().out.splitlines()
+    assert {cell_len(line.partition("cannot be read")[0]) for line in lines} == {len("cat.png") + 2}

@@ -65,7 +65,9 @@ def test_images() -> cifar10.Images:
     return sources.load("test")
 
 
-def command(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def command(
+    *arguments: str | Path, cwd: Path | None = None, columns: int = 80
+) -> subprocess.CompletedProcess[str]:
     """Run the installed command."""
     return subprocess.run(
         [sys.executable, "-m", "cifarcnn", "evaluate", *map(str, arguments)],
@@ -73,7 +75,7 @@ def command(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Compl
         text=True,
         check=False,
         cwd=cwd,
-        env={**os.environ, "COLUMNS": "80"},
+        env={**os.environ, "COLUMNS": str(columns)},
     )
 
 
@@ -254,6 +256,18 @@ def test_command_prints_tables_that_fit_80_columns(folder: Path) -> None:
         assert sum(int(count.replace("·", "0")) for count in counts) == 1000
     for word in ("accuracy", "precision", "calibration error", "with flip and shift", "taken for"):
         assert word in done.stdout
+
+
+def test_neither_a_narrow_terminal_nor_a_lack_of_room_costs_a_figure(folder: Path) -> None:
+    """The matrix keeps its columns; what was measured is printed before anything is drawn."""
+    done = command(folder / "run", "--figures", "/dev/null/figures", columns=40)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: cannot write the figures to /dev/null/figures")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    heading = [name[:5] for name in cifar10.CLASSES]
+    start = lines.index(heading)
+    for name, (truth, *counts) in zip(cifar10.CLASSES, lines[start + 2 :], strict=False):
+        assert (truth, len(counts)) == (name, 10)
 
 
 def test_command_compares_models_on_the_same_images(folder: Path) -> None:

@@ -68,10 +68,13 @@ def test_a_training_after_a_download_and_another_after_it(monkeypatch: pytest.Mo
     )
     with TrainingDisplay() as display:
         display(Transfer("archive", 10, 10))
-        for epochs in (3, 10):
-            display(StepsDone(1, epochs, 20, 40, 1.5, 0.4, 0.0))
+        # The second fails in its first call; the third is a short one.
+        for epochs, steps in ((10, 40), (3, 40), (3, 40), (1, 2), (10, 40)):
+            first = min(20, steps)
+            display(StepsDone(1, epochs, first, steps, 1.5, 0.4, 0.0))
             assert [bars.live.is_started for bars in display.bars.values()] == [False, True]
             (task,) = display.steps.tasks
-            assert (task.total, task.completed, display.accuracies) == (40 * epochs, 20, [])
+            assert (task.total, task.completed, display.accuracies) == (steps * epochs, first, [])
             display(DONE)
-            display(StepsDone(epochs, epochs, 40, 40, 1.5, 0.4, 1234.0))
+            if epochs == 10:
+                display(StepsDone(epochs, epochs, steps, steps, 1.5, 0.4, 1234.0))

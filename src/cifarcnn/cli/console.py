@@ -5,6 +5,7 @@ file name as markup.
 """
 
 import json
+import os
 import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -18,9 +19,22 @@ from cifarcnn.events import Event, Note, PicturesDone, Transfer
 if TYPE_CHECKING:
     from rich import progress
 
+
+class Stderr(Console):
+    """A console for remarks, of which the rest is dropped once nobody reads them any more.
+
+    Rich's own would end the process, and give up what it has to say on stdout.
+    """
+
+    def on_broken_pipe(self) -> None:
+        """Send the rest to nowhere."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 # Else Rich would make a picture of ``:cat:`` in a file name.
 stdout = Console(highlight=False, emoji=False)
-stderr = Console(stderr=True, highlight=False, emoji=False)
+stderr = Stderr(stderr=True, highlight=False, emoji=False)
 
 printable, text = names.printable, names.text
 

@@ -22,7 +22,7 @@ class TrainingDisplay(console.Display):
             disable=not console.stderr.is_terminal,
         )
         self.whole: progress.TaskID | None = None
-        self.done = 0
+        self.done = self.total = 0
         self.accuracies: list[float] = []
 
     def __call__(self, event: Event) -> None:
@@ -37,19 +37,20 @@ class TrainingDisplay(console.Display):
 
     def _show_step(self, event: StepsDone) -> None:
         done = (event.epoch - 1) * event.steps + event.step
-        if self.whole is not None and done < self.done:
+        total = event.epochs * event.steps
+        if self.whole is not None and (done <= self.done or total != self.total):
             # The next of several runs.
             self.steps.remove_task(self.whole)
             self.whole = None
             self.accuracies.clear()
-        self.done = done
+        self.done, self.total = done, total
         if self.whole is None:
             # A terminal shows one set of bars at a time.
             for others in self.bars.values():
                 others.stop()
             self.bars[StepsDone] = self.steps
             self.steps.start()
-            self.whole = self.steps.add_task("", total=event.epochs * event.steps, completed=done, figures="")
+            self.whole = self.steps.add_task("", total=total, completed=done, figures="")
         self.steps.update(
             self.whole,
             completed=done,

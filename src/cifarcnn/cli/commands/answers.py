@@ -8,6 +8,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.markup import escape
 
 from cifarcnn.cli import console
@@ -54,7 +55,7 @@ def show_lines(answers: "Answers", threshold: float | None) -> int:
 def _document(answer: "Answer", threshold: float | None) -> dict[str, Any]:
     """Give an answer as JSON shows it."""
     if isinstance(answer, Failure):
-        return {"path": console.text(answer.path), "error": answer.error}
+        return {"path": console.text(answer.path), "error": console.text(answer.error)}
     top = [{"class": ranked.label, "probability": ranked.probability} for ranked in answer.top]
     document = {"path": console.text(answer.path), **top[0], "top": top}
     if threshold is not None:
@@ -96,7 +97,7 @@ def _marks(answer: "Prediction", threshold: float | None) -> list[str]:
 def show_table(answers: "Answers", threshold: float | None) -> int:
     """Print a line per image for people."""
     names = [console.printable(path) for path in answers.paths]
-    width = min(WIDEST_NAME, max(map(len, names)))
+    width = min(WIDEST_NAME, max(map(cell_len, names)))
     failed = 0
     for name, answer in zip(names, answers, strict=True):
         if isinstance(answer, Failure):
@@ -109,7 +110,8 @@ def show_table(answers: "Answers", threshold: float | None) -> int:
             style = "yellow" if marks else "bold"
             line = f"[{style}]{best.label:<10}[/] {best.probability:>6.1%}  {runners_up}"
             line += f"  [yellow]{', '.join(marks)}[/]" if marks else ""
-        console.stdout.print(f"{escape(f'{name:<{width}}  ')}{line}", soft_wrap=True)
+        gap = " " * (2 + max(0, width - cell_len(name)))
+        console.stdout.print(f"{escape(name + gap)}{line}", soft_wrap=True)
     return failed
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from cifarcnn.metrics import Interval, Metrics
 
 
+CONFUSION_WIDTH = 70
+
+
 @click.command(epilog="Example: cifarcnn evaluate boxed --tta --report measured")
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
@@ -98,11 +101,6 @@ def evaluate(
             for model in models
         ]
     comparisons = [evaluation.compare(results[0], other) for other in results[1:]]
-    if figures:
-        for picture in presentation.write_figures(results[0], figures, worst):
-            console.note(f"wrote {picture}")
-    if report:
-        console.note(f"wrote {presentation.write_report(results[0], report, worst)}")
     if comparisons and as_json:
         console.emit_json(evaluation.comparison_document(results, comparisons))
     elif comparisons:
@@ -111,6 +109,12 @@ def evaluate(
         console.emit_json(results[0].as_document())
     else:
         _show(results[0])
+    # Last, so that a directory that cannot be written to costs no figure.
+    if figures:
+        for picture in presentation.write_figures(results[0], figures, worst):
+            console.note(f"wrote {picture}")
+    if report:
+        console.note(f"wrote {presentation.write_report(results[0], report, worst)}")
 
 
 def _show(result: "Evaluation") -> None:
@@ -123,7 +127,7 @@ def _show(result: "Evaluation") -> None:
     show("\n[bold]Per class[/]")
     show(_per_class(result.metrics))
     show("\n[bold]Confusion matrix[/]: rows are true classes, columns answers")
-    show(_confusion(result.metrics))
+    show(_confusion(result.metrics), crop=False)
     if result.metrics.most_confused:
         show("\n[bold]Most confused[/]")
         for pair in result.metrics.most_confused[:5]:
@@ -170,11 +174,13 @@ def _per_class(figures: "Metrics") -> Table:
 
 
 def _confusion(figures: "Metrics") -> Table:
-    """The matrix in 70 columns: answers are headed by the first five letters of their class.
+    """The matrix in ``CONFUSION_WIDTH`` columns: answers are headed by the first five letters of their class.
 
-    Mistakes that befall at least 5 % of a class stand out by colour and weight.
+    Mistakes that befall at least 5 % of a class stand out by colour and weight. A terminal that is narrower
+    breaks the lines, but no column is left out.
     """
-    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=0)
+    width = CONFUSION_WIDTH if console.stdout.width < CONFUSION_WIDTH else None
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=0, width=width)
     table.add_column("", no_wrap=True)
     for name in CLASSES:
         table.add_column(name[:5], justify="right", no_wrap=True, min_width=5)
