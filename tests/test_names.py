@@ -45,3 +45,5 @@ def test_unique() -> None:
     """No name comes twice, not even where capitals do not count."""
     unique = names.Unique()
     assert [unique(name) for name in ("a", "A", "a-2", "a", "b")] == ["a", "A-2", "a-2-2", "a-3", "b"]
+    many = [unique("frame") for _ in range(20_000)]
+    assert (many[0], many[-1], len(set(many))) == ("frame", "frame-20000", 20_000)

@@ -40,12 +40,14 @@ class Unique:
 
     def __init__(self) -> None:
         self.taken: set[str] = set()
+        self.numbers: dict[str, int] = {}
 
     def __call__(self, name: str) -> str:
         """Return the name, or the first of ``name-2``, ``name-3``, ... that was not returned before."""
-        free, number = name, 1
+        free, number = name, self.numbers.get(name.casefold(), 1)
         while free.casefold() in self.taken:
             number += 1
             free = f"{name}-{number}"
         self.taken.add(free.casefold())
+        self.numbers[name.casefold()] = number
         return free
