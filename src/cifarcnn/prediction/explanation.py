@@ -79,12 +79,26 @@ def _blots(spread: float) -> Array:
     return np.asarray(np.einsum("ay,bx->abyx", profiles, profiles).reshape(-1, SIDE, SIDE))
 
 
+def in_sight(heat: Array, size: tuple[int, int], resize: Resize) -> Array:
+    """Cut from a heat map what lies on the neutral ground around a picture that was fitted.
+
+    Args:
+        heat: float (32, 32), as ``evidence`` returns it.
+        size: width and height of the picture.
+        resize: how it became square.
+    """
+    if resize != "fit":
+        return heat
+    across, down, wide, high = images.place_in_fit(size)
+    return heat[down : down + high, across : across + wide]
+
+
 def laid_over(picture: "Image.Image", heat: Array, resize: Resize) -> "Image.Image":
     """Lay a heat map over the picture it belongs to.
 
     Args:
         picture: RGB, upright, at its own proportions.
-        heat: float (32, 32), as ``evidence`` returns it. What is not above zero stays grey.
+        heat: float, as ``in_sight`` returns it. What is not above zero stays grey.
         resize: how the picture became square. What ``crop`` left out is darkened.
 
     Returns:
@@ -93,11 +107,7 @@ def laid_over(picture: "Image.Image", heat: Array, resize: Resize) -> "Image.Ima
     from PIL import Image
 
     left, top, width, height = images.part_seen(picture.size, resize)
-    shown = heat
-    if resize == "fit":
-        across, down, wide, high = images.place_in_fit(picture.size)
-        shown = heat[down : down + high, across : across + wide]
-    field = Image.fromarray(shown.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+    field = Image.fromarray(heat.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
     strength = np.clip(np.asarray(field) / max(float(heat.max()), FAINTEST), 0, 1)
     grey = np.asarray(picture.convert("L"), np.float32)
     result = np.repeat(grey[..., None] * 0.3, 3, axis=2)
@@ -182,6 +192,7 @@ def side_by_side(prediction: "Prediction", heat: Array, resize: Resize) -> "Imag
     picture = prediction.picture
     if picture is None:
         raise ValueError("the prediction kept no picture; ask for `look`")
+    heat = in_sight(heat, picture.size, resize)
     if max(picture.size) < SHORTEST:
         factor = math.ceil(SHORTEST / max(picture.size))
         picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
