@@ -33,7 +33,7 @@ def curve(epochs: Sequence[dict[str, Any]], key: str, title: str, scale: float) 
     values = [value for _, _, points in series for _, value in points]
     first, last = epochs[0]["epoch"], epochs[-1]["epoch"]
     low, high = min(values, default=0.0), max(values, default=0.0)
-    parts = [_frame(title, "epoch", (f"{first}", f"{last}"), (f"{low:.3g}", f"{high:.3g}"))]
+    parts = [_frame(title, "epoch", (f"{first}", f"{last}"), (_short(low, key), _short(high, key)))]
     for number, (name, style, points) in enumerate(series):
         places = [
             (_scaled(epoch, first, last, LEFT, RIGHT), _scaled(value, low, high, BOTTOM, TOP))
@@ -42,7 +42,8 @@ def curve(epochs: Sequence[dict[str, Any]], key: str, title: str, scale: float) 
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<polyline class="{style}" points="{line}"/>')
         parts.append(f'<circle class="{style}" cx="{places[-1][0]:.1f}" cy="{places[-1][1]:.1f}" r="3"/>')
-        what = f"{name}: {points[-1][1]:.3g} at the end"
+        end = points[-1][1]
+        what = f"{name}: {f'{end:.2f}' if key == 'accuracy' else f'{end:.3g}'} at the end"
         # Losses fall and accuracies rise, so this corner stays free.
         first_line = TOP + 12 if key == "loss" else BOTTOM - 24
         parts.append(f'<text class="{style}" x="{WIDTH / 2}" y="{first_line + 15 * number}">{what}</text>')
@@ -65,6 +66,13 @@ def reliability(bins: Sequence[ReliabilityBin]) -> str:
     parts.append(f'<line class="second" x1="{LEFT}" y1="{BOTTOM}" x2="{RIGHT}" y2="{TOP}"/>')
     parts.append(f'<text class="second" x="{LEFT + 12}" y="{TOP + 16}">line: perfect calibration</text>')
     return _figure("Reliability diagram", parts)
+
+
+def _short(value: float, key: str) -> str:
+    """Write a value in the 39 units beside the axis, some six letters: an accuracy in percent, or a loss."""
+    if key == "accuracy":
+        return f"{value:.1f}"
+    return f"{value:.3g}" if value == 0 or 0.01 <= value < 1000 else f"{value:.0e}"
 
 
 def _scaled(value: float, low: float, high: float, start: float, end: float) -> float:
