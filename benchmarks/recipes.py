@@ -129,7 +129,7 @@ def begun_before(arch: str, recipe: str, seed: int, out: Path) -> Path | None:
     wanted = {**recipe_settings(arch, recipe), "seed": seed}
     for path in sorted(out.glob("*/settings.json")):
         settings = json.loads(path.read_text())
-        if {name: settings[name] for name in wanted} == wanted:
+        if {name: settings.get(name) for name in wanted} == wanted:
             return path.parent
     return None
 

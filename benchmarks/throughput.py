@@ -35,7 +35,7 @@ def arguments() -> argparse.Namespace:
     of_names = "default: all that have a classic recipe"
     parser.add_argument("--arch", nargs="+", choices=names, default=names, help=of_names)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=100, help="timed batches per measurement, at least 2")
+    parser.add_argument("--steps", type=int, default=100, help="timed batches per measurement, at least 8")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--predict-images", type=int, default=10_000, help="for inference")
     parser.add_argument("--memory-images", type=int, default=50_000, help="for peak memory; 0: not measured")
@@ -43,8 +43,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--torch-python", help="an interpreter that has torch and numpy; default: this one")
     parser.add_argument("--json", metavar="FILE|-", help="write everything measured; -: to stdout")
     given = parser.parse_args()
-    if given.steps < 2 or given.steps * given.batch_size > 50_000:
-        parser.error(f"--steps {given.steps} of {given.batch_size} images; expected 2 steps to 50,000 images")
+    if given.steps < 8 or given.steps * given.batch_size > 50_000:
+        parser.error(f"--steps {given.steps} of {given.batch_size} images; expected 8 steps to 50,000 images")
     if given.rounds < 1 or not 1 <= given.predict_images <= 50_000:
         parser.error("expected at least one round, and 1 to 50,000 --predict-images")
     return given
