@@ -32,8 +32,20 @@ def test_comparison_counts_each_side_and_signs_the_difference() -> None:
     result = comparison.compare(first, second)
     assert (result.only_first, result.only_second, result.n) == (10, 60, 1000)
     assert result.difference == pytest.approx(0.05)
-    assert result.interval[0] > 0.03
     assert result.p_value < 1e-6
+
+
+def test_paired_interval_is_that_of_bonett_and_price() -> None:
+    """Each side's count is one more and the images are two more; nothing lies beyond the possible."""
+    first = np.arange(1000) < 700
+    second = np.arange(1000) < 760
+    second[:10] = False
+    # 61/1002 - 11/1002 -+ 1.959964 sqrt((61/1002 + 11/1002 - (61/1002 - 11/1002)^2) / 1002)
+    assert comparison.compare(first, second).interval == pytest.approx((0.0335926630, 0.0662077362), rel=1e-8)
+    # 4/5 - 1/5 -+ 1.959964 sqrt((4/5 + 1/5 - (4/5 - 1/5)^2) / 5)
+    wrong, right = np.zeros(3, bool), np.ones(3, bool)
+    assert comparison.compare(wrong, right).interval == pytest.approx((-0.1012180325, 1.0), rel=1e-8)
+    assert comparison.compare(right, wrong).interval == pytest.approx((-1.0, 0.1012180325), rel=1e-8)
 
 
 def test_paired_interval_covers_the_truth_about_95_percent_of_the_time() -> None:

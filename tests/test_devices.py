@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -146,8 +147,38 @@ def test_kernels_told_to_use_less_than_the_cpu_has_take_bfloat16_away(
 
 def test_the_machine_says_how_many_cores_may_be_used() -> None:
     """At least one, and no more than there are."""
-    assert devices.usable_cpus() >= 1
+    assert 1 <= devices.usable_cpus() <= (os.cpu_count() or 1)
     assert devices.cpu_name()
+
+
+@pytest.mark.parametrize(
+    ("quota", "usable"),
+    [
+        (None, 6),
+        ("max 100000\n", 6),
+        ("200000 100000\n", 2),
+        ("75000 50000\n", 2),
+        ("140000 100000\n", 1),
+        ("10000 100000\n", 1),
+        ("1600000 100000\n", 6),
+    ],
+)
+@pytest.mark.parametrize("affinity", [True, False])
+def test_affinity_and_a_containers_quota_limit_the_cores(
+    quota: str | None, usable: int, affinity: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The smaller of both counts, the quota as whole cores and at least one; without affinity, all cores."""
+    if affinity:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    else:
+        monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64 if affinity else 6)
+    monkeypatch.setattr(devices, "Path", lambda path: tmp_path / path.lstrip("/"))
+    if quota is not None:
+        file = tmp_path / "sys/fs/cgroup/cpu.max"
+        file.parent.mkdir(parents=True)
+        file.write_text(quota)
+    assert devices.usable_cpus() == usable
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="a switch of x86 processors")

@@ -1,11 +1,12 @@
 """Heat maps: where they are warm, and how they lie over pictures."""
 
 import io
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import fakes
 from cifarcnn.data import images
@@ -60,7 +61,9 @@ def test_the_overlay_has_the_geometry_of_the_resize(size: tuple[int, int], resiz
     left, top, width, height = images.part_seen(size, resize)
     across, down = images.place_in_fit(size)[:2] if resize == "fit" else (0, 0)
     heat[down : down + 4, across : across + 4] = 2.0
-    pixels = np.asarray(explanation.laid_over(picture, heat, resize)).astype(int)
+    pixels = np.asarray(
+        explanation.laid_over(picture, explanation.in_sight(heat, picture.size, resize), resize)
+    ).astype(int)
     assert pixels.shape == (size[1], size[0], 3)
     glow = pixels[top + 1, left + 1]
     assert glow[0] > glow[2] + 60
@@ -78,11 +81,11 @@ def test_a_map_of_nothing_stays_grey() -> None:
     assert np.abs(np.asarray(explanation.laid_over(picture, heat, "crop")).astype(int) - 100).max() < 12
 
 
-def write(path: Path, orientation: int = 1) -> Path:
-    """A picture that is red where its stored upper left corner is."""
+def write(path: Path, orientation: int = 1, corner: tuple[int, int] = (0, 0)) -> Path:
+    """A picture that is red in one of its corners as they are stored, the upper left one unless told."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.new("RGB", (96, 96))
-    picture.paste(RED, (0, 0, 40, 40))
+    picture.paste(RED, (*corner, corner[0] + 40, corner[1] + 40))
     exif = Image.Exif()
     exif[0x0112] = orientation
     picture.save(path, "PNG", exif=exif)
@@ -120,6 +123,41 @@ def test_the_cameras_orientation_is_followed(tmp_path: Path) -> None:
     assert turned.picture.getpixel((90, 90)) == RED
     # The red corner is at the lower right now, where this network does not look.
     assert turned.top[0].probability < 0.2
+    (seen,) = explained([write(tmp_path / "seen.png", orientation=3, corner=(56, 56))], tmp_path)
+    assert isinstance(seen, Prediction)
+    assert seen.explained is not None
+    assert (seen.top[0].label, seen.top[0].probability > 0.9) == ("frog", True)
+    with Image.open(seen.explained) as page:
+        pixels = np.asarray(page.convert("RGB")).astype(int)
+    side, gap = 4 * 96, explanation.GAP
+    plain, overlay = (pixels[gap : gap + side, left : left + side] for left in (gap, 2 * gap + side))
+    assert (plain[: side // 3, : side // 3] == RED).all()
+    assert (plain[side // 2 :, side // 2 :] == 0).all()
+    colour = np.ptp(overlay, axis=2)
+    assert colour[: side // 4, : side // 4].min() > 50
+    assert colour[5 * side // 8 :].max() < 15
+    assert colour[:, 5 * side // 8 :].max() < 15
+
+
+@pytest.mark.parametrize(
+    ("heat", "line"),
+    [
+        (math.log(3), "covering the brightest places makes frog 3.0 times less probable"),
+        (math.log(99), "covering the brightest places makes frog 99.0 times less probable"),
+        (math.log(101), "covering the brightest places makes frog more than 100 times less probable"),
+        (math.log(1.04), "covering no single place makes frog less probable"),
+        (-1.0, "covering no single place makes frog less probable"),
+    ],
+)
+def test_the_caption_says_what_and_how_much(heat: float, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The class with its probability and the picture's name, and by how much the hottest place matters."""
+    texts: list[str] = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda *call: texts.append(call[2]))
+    pixels, picture = np.zeros((32, 32, 3), np.uint8), Image.new("RGB", (96, 96))
+    top = (prediction.Ranked("frog", 0.9712), prediction.Ranked("cat", 0.02))
+    answer = Prediction("a/toad.png", top, 0.0, None, pixels, picture)
+    explanation.side_by_side(answer, np.full((32, 32), heat), "crop")
+    assert texts == ["frog 97.1%   a/toad.png", line]
 
 
 def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

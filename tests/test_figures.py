@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,9 @@ import pytest
 from PIL import Image
 
 from cifarcnn import metrics
+from cifarcnn.data.cifar10 import CLASSES
 from cifarcnn.figures import charts, galleries
+from cifarcnn.wording import short_percent
 
 Pixels = npt.NDArray[np.uint8]
 SCALE = 4
@@ -40,6 +43,19 @@ def answered() -> tuple[Pixels, npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
     return images, labels, metrics.softmax(scores).astype(np.float32)
 
 
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Every text, with its colour, of the galleries that a test draws, in their order."""
+    texts: list[tuple[str, str]] = []
+
+    def save(figure: Any, path: Path) -> None:
+        texts.extend((text.get_text(), text.get_color()) for text in figure.texts)
+        charts.save(figure, path)
+
+    monkeypatch.setattr(galleries, "save", save)
+    return texts
+
+
 def read(path: Path) -> Pixels:
     """Decode a PNG file, which fails if it is not whole."""
     with Image.open(path) as picture:
@@ -60,7 +76,9 @@ def place(sheet: Pixels, image: Pixels) -> tuple[int, int] | None:
     return None
 
 
-def test_gallery_shows_the_ten_largest_losses_in_order_and_pixel_by_pixel(answered, tmp_path) -> None:
+def test_gallery_shows_the_ten_largest_losses_in_order_and_pixel_by_pixel(
+    answered, tmp_path, written
+) -> None:
     """Read row by row, the gallery is the ten wrong answers of largest loss, each equal to its image."""
     images, labels, probabilities = answered
     galleries.worst_mistakes(images, labels, probabilities, tmp_path / "worst.png")
@@ -73,6 +91,17 @@ def test_gallery_shows_the_ten_largest_losses_in_order_and_pixel_by_pixel(answer
     assert places == sorted(places)
     others = np.setdiff1d(np.arange(200), expected)
     assert all(place(sheet, images[index]) is None for index in others)
+    captions = [
+        (f"{name}{CLASSES[label]} {short_percent(probabilities[index, label])}", colour)
+        for index in expected
+        for name, label, colour in (
+            ("", probabilities[index].argmax(), charts.ORANGE),
+            ("truth: ", labels[index], "black"),
+        )
+    ]
+    assert written[0][0] == "The 10 worst mistakes"
+    assert [text for text in written[2:] if not text[0].startswith("image ")] == captions
+    assert [text for text, _ in written[4::3]] == [f"image {index}" for index in expected]
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, 1000])
@@ -87,21 +116,33 @@ def test_gallery_shows_as_many_mistakes_as_asked_for_or_as_there_are(answered, t
     assert set(shown) <= set(wrong.tolist())
 
 
-def test_gallery_of_a_perfect_model_is_an_empty_sheet(answered, tmp_path) -> None:
+def test_gallery_of_a_perfect_model_is_an_empty_sheet(answered, tmp_path, written) -> None:
     """Without mistakes there is a picture that says so, and no error."""
     images, labels, _ = answered
     galleries.worst_mistakes(images, labels, np.eye(10)[labels], tmp_path / "worst.png")
+    assert written[0][0] == "No mistakes"
     assert read(tmp_path / "worst.png").min() < 50
 
 
-def test_samples_are_taken_evenly_and_unblurred(answered, tmp_path) -> None:
-    """The sample grid shows first and last image and as many as asked for."""
+def test_samples_are_taken_evenly_and_unblurred(answered, tmp_path, written) -> None:
+    """The sample grid shows first and last image and as many as asked for, marked as right or wrong."""
     images, labels, probabilities = answered
     galleries.sample_predictions(images, labels, probabilities, tmp_path / "samples.png", count=12)
     sheet = read(tmp_path / "samples.png")
     shown = [index for index in range(200) if place(sheet, images[index])]
     assert len(shown) == 12
     assert (shown[0], shown[-1]) == (0, 199)
+    assert set(np.diff(shown)) == {18, 19}
+    captions = []
+    for index in shown:
+        answer, truth = probabilities[index].argmax(), labels[index]
+        line = f"{CLASSES[answer]} {short_percent(probabilities[index, answer])}"
+        if answer == truth:
+            captions.append((f"✓ {line}", charts.BLUE))
+        else:
+            captions += [(f"✗ {line}", charts.ORANGE), (f"truth: {CLASSES[truth]}", "black")]
+    assert written[2:] == captions
+    assert 12 < len(captions) < 24
 
 
 def test_augmented_sheet_shows_every_form_unblurred(answered, tmp_path) -> None:
@@ -181,7 +222,7 @@ def test_confusion_figure_states_every_count_and_share(tmp_path) -> None:
 
 
 def test_reliability_figure_draws_filled_bins_only(tmp_path) -> None:
-    """A bar per bin that has answers, at its accuracy, and the calibration error in the title."""
+    """A bar and a point per bin that has answers, at its accuracy, and the calibration error in the title."""
     confidence = np.repeat([0.75, 0.95], 10)
     right = np.concatenate([np.arange(10) % 2 == 0, np.ones(10, dtype=bool)])
     bins = metrics.reliability_bins(confidence, right)
@@ -189,6 +230,10 @@ def test_reliability_figure_draws_filled_bins_only(tmp_path) -> None:
     upper, lower = figure.axes
     assert [bar.get_height() for bar in upper.patches] == [0.5, 1.0]
     assert [bar.get_height() for bar in lower.patches] == [10, 10]
+    assert [bar.get_x() for bar in (*upper.patches, *lower.patches)] == pytest.approx([11 / 15, 14 / 15] * 2)
+    points = drawn(upper, "accuracy at mean confidence")
+    assert [*points[0], *points[1]] == pytest.approx([0.75, 0.95, 0.5, 1.0])
+    assert drawn(upper, "perfect calibration") == ([0, 1], [0, 1])
     assert "15.00 %" in upper.get_title()
     read(tmp_path / "reliability.png")
 

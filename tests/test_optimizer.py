@@ -1,4 +1,4 @@
-"""Muon's steps against their definition."""
+"""Muon's steps against their definition, and the rate of each step."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cifarcnn.config import Settings
 from cifarcnn.training import optimizer
 
 
@@ -87,6 +88,39 @@ def test_momentum_adds_the_steps_before() -> None:
         muon.apply([keras.ops.convert_to_tensor(-0.1 * gradient)], [weights])
         scaled = before * np.sqrt(8) / np.linalg.norm(before)
         assert np.sign(((scaled - np.asarray(weights)) * gradient).sum()) == sign
+
+
+def test_the_second_step_is_along_the_gradient_and_the_momentum_after_it() -> None:
+    """Nesterov's momentum: the gradient counts once by itself and once in the velocity that follows it."""
+    random = np.random.default_rng(0)
+    kernel, first, second = random.normal(size=(3, 3, 3, 4, 8)).astype(np.float32)
+    muon = optimizer.Muon(0.6, learning_rate=0.1)
+    weights = keras.Variable(kernel)
+    muon.build([weights])
+    muon.apply([keras.ops.convert_to_tensor(first)], [weights])
+    before = np.asarray(weights)
+    muon.apply([keras.ops.convert_to_tensor(second)], [weights])
+    moved = (before * np.sqrt(8) / np.linalg.norm(before) - np.asarray(weights)) / 0.1
+    along = second + 0.6 * (second + 0.6 * first)
+    left, values, right = np.linalg.svd(along.reshape(36, 8), full_matrices=False)
+    values /= np.linalg.norm(values)
+    for _ in range(3):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    np.testing.assert_allclose(moved.reshape(36, 8), left * values @ right, atol=1e-4)
+
+
+def test_each_step_goes_at_its_rate_in_the_table() -> None:
+    """The first step at the first rate; steps beyond the table at its last."""
+    rates = np.array([0.5, 0.25, 1.0, 0.125], np.float32)
+    table = optimizer.RateTable(rates)
+    assert [float(table(step)) for step in (0, 1, 2, 3, 4, 1000)] == [0.5, 0.25, 1.0, 0.125, 0.125, 0.125]
+    descent = optimizer.make(Settings(optimizer="sgd", momentum=0.0, weight_decay=0.0), rates)
+    weight = keras.Variable(np.zeros(1, np.float32))
+    places = [0.0]
+    for _ in range(6):
+        descent.apply([keras.ops.ones(1)], [weight])
+        places.append(float(weight[0]))
+    assert (-np.diff(places)).tolist() == [*rates, 0.125, 0.125]
 
 
 @pytest.mark.parametrize(("shape", "share"), [((7,), 1.0), ((64, 10), 0.25)])

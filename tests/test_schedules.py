@@ -39,9 +39,12 @@ def test_every_rate_is_between_zero_and_the_peak(
 
 
 @pytest.mark.parametrize("schedule", [name for name in NAMES if name != "inverse-time"])
-def test_warm_up_rises_in_equal_steps_to_the_peak(schedule: str) -> None:
-    """A quarter of 40 steps: 0.05, 0.1, ... 0.5."""
-    assert rates(schedule=schedule, warmup=0.25)[:10] == pytest.approx(np.arange(1, 11) * 0.05)
+@pytest.mark.parametrize(("warmup", "rising"), [(0.25, 10), (0.26, 10), (0.29, 12)])
+def test_warm_up_rises_in_equal_steps_to_the_peak(schedule: str, warmup: float, rising: int) -> None:
+    """A quarter of 40 steps: 0.05, 0.1, ... 0.5; what is no whole number of steps is rounded."""
+    table = rates(schedule=schedule, warmup=warmup)
+    assert table[:rising] == pytest.approx(np.arange(1, rising + 1) * 0.5 / rising)
+    assert table[rising] <= 0.5
 
 
 def test_shapes() -> None:
@@ -76,13 +79,14 @@ def test_extension_is_explained_by_the_tables() -> None:
 
 
 def test_an_extension_that_spreads_the_sides_anew_is_told() -> None:
-    """At the same rates, epochs on images of other sides make another result."""
+    """At the same rates, epochs on images of other sides make another result, as soon as they are begun."""
     before, after = (
         Settings(arch="whiten6-tiny", epochs=epochs, schedule="constant", warmup=0.0, sides="20,32")
         for epochs in (2, 4)
     )
-    text = explain_extension(before, after, 10, 20)
-    assert text.endswith(
-        "but the sides 20,32 are spread anew; the result is not that of 4 epochs from the start"
-    )
-    assert "is that of 4 epochs" in explain_extension(before, after, 10, 10)
+    for done in (11, 15, 20):
+        assert explain_extension(before, after, 10, done).endswith(
+            "but the sides 20,32 are spread anew; the result is not that of 4 epochs from the start"
+        )
+    for done in (5, 10):
+        assert "is that of 4 epochs" in explain_extension(before, after, 10, done)
