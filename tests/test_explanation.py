@@ -55,19 +55,24 @@ def test_temperature_is_applied() -> None:
 @pytest.mark.parametrize("size", [(400, 200), (200, 400), (301, 299), (32, 32)])
 @pytest.mark.parametrize("resize", images.RESIZES)
 def test_the_overlay_has_the_geometry_of_the_resize(size: tuple[int, int], resize: images.Resize) -> None:
-    """The corner the network saw glows in the picture, the rest of what it saw is grey, the rest dark."""
+    """The corner the network saw glows in the picture, the rest of what it saw is grey, the rest dark.
+
+    What it saw around a fitted picture takes no part, however hot it is.
+    """
     picture = Image.new("RGB", size, (200, 200, 200))
-    heat = np.zeros((32, 32))
+    heat = np.full((32, 32), 100.0)
     left, top, width, height = images.part_seen(size, resize)
-    across, down = images.place_in_fit(size)[:2] if resize == "fit" else (0, 0)
-    heat[down : down + 4, across : across + 4] = 2.0
+    across, down, wide, high = images.place_in_fit(size) if resize == "fit" else (0, 0, 32, 32)
+    heat[down : down + high, across : across + wide] = 0.0
+    heat[down : down + 4, across + wide - 4 : across + wide] = 2.0
     pixels = np.asarray(
         explanation.laid_over(picture, explanation.in_sight(heat, picture.size, resize), resize)
     ).astype(int)
     assert pixels.shape == (size[1], size[0], 3)
-    glow = pixels[top + 1, left + 1]
+    glow = pixels[top + 1, left + width - 2]
     assert glow[0] > glow[2] + 60
-    assert (np.abs(pixels[top + height - 2, left + width - 2] - 200) <= 1).all()
+    for grey in (pixels[top + height - 2, left + width - 2], pixels[top + height - 2, left + 1]):
+        assert (np.abs(grey - 200) <= 1).all()
     outside = np.ones(pixels.shape[:2], bool)
     outside[top : top + height, left : left + width] = False
     assert (np.abs(pixels[outside] - 60) <= 1).all()
