@@ -149,7 +149,8 @@ def test_full_disk_at_the_start_leaves_one_line(small_disk: Path, start: Start) 
 def test_a_file_too_large_for_the_system_stops_in_one_line(limit: int, tmp_path: Path, start: Start) -> None:
     """A full disk's stand-in where nothing can be mounted; the limit strikes at various files."""
     process = start(tmp_path / "runs", "-q", limit=limit)
-    assert_failed(process, "cannot write to .*: File too large; what was saved before is intact")
+    assert_failed(process, "cannot write to .*: File too large; free space .*, then start again")
+    assert list(tmp_path.glob("runs/*/*.npz")) == []  # so there is nothing to go on with
 
 
 def test_a_model_that_cannot_be_written_stops_in_one_line(tmp_path: Path, data_directory: Path) -> None:
