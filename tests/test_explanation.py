@@ -1,5 +1,6 @@
 """Heat maps: where they are warm, and how they lie over pictures."""
 
+import dataclasses
 import io
 import math
 from pathlib import Path
@@ -163,6 +164,12 @@ def test_the_caption_says_what_and_how_much(heat: float, line: str, monkeypatch:
     answer = Prediction("a/toad.png", top, 0.0, None, pixels, picture)
     explanation.side_by_side(answer, np.full((32, 32), heat), "crop")
     assert texts == ["frog 97.1%   a/toad.png", line]
+    # The ground above and below a fitted picture is no place in it.
+    wide = dataclasses.replace(answer, picture=Image.new("RGB", (96, 48)))
+    ground = np.full((32, 32), 3.0)
+    ground[8:24] = heat
+    explanation.side_by_side(wide, ground, "fit")
+    assert texts[2:] == texts[:2]
 
 
 def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

@@ -373,6 +373,7 @@ def test_a_signal_that_is_to_be_ignored_is() -> None:
     try:
         with StopRequest() as stop:
             os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.received is None
             os.kill(os.getpid(), signal.SIGINT)
         assert stop.received == signal.SIGINT
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
