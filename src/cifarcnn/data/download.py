@@ -6,11 +6,11 @@ where another stopped; the archive's checksum decides whether the result is righ
 
 import hashlib
 import http.client
-import queue
 import threading
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,24 +191,20 @@ def _answer(request: urllib.request.Request, timeout: float) -> Any:
         TimeoutError: no answer came in time, with the seconds.
         Exception: what the opener raises.
     """
-    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    answer: Future[Any] = Future()
 
     def ask() -> None:
         try:
-            answers.put(_opener().open(request, timeout=timeout))
-        except Exception as problem:  # whatever it is belongs to the caller
-            answers.put(problem)
+            answer.set_result(_opener().open(request, timeout=timeout))
+        except Exception as problem:  # raised again below, where the caller tells one from another
+            answer.set_exception(problem)
 
+    # An executor's threads would be waited for when the process ends.
     threading.Thread(target=ask, name="download", daemon=True).start()
     try:
-        answer = answers.get(timeout=TIMEOUTS_TO_ANSWER * timeout)
-    except queue.Empty:
-        raise TimeoutError(TIMEOUTS_TO_ANSWER * timeout) from None
-    if isinstance(answer, TimeoutError):
-        raise TimeoutError(timeout) from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+        return answer.result(TIMEOUTS_TO_ANSWER * timeout)
+    except TimeoutError:
+        raise TimeoutError(timeout if answer.done() else TIMEOUTS_TO_ANSWER * timeout) from None
 
 
 def _opener() -> urllib.request.OpenerDirector:

@@ -44,12 +44,8 @@ def load() -> str:
 
                 if keras.backend.backend() == "tensorflow":
                     _tensorflow_gpus()
-        except ValueError as problem:  # what is set is no backend of Keras, or no number format
-            raise CifarCNNError(
-                f"Keras refuses its settings ({problem}); expected tensorflow or jax in KERAS_BACKEND, and a"
-                " right keras.json"
-            ) from problem
-        except ImportError as problem:
+        # A ValueError: KERAS_BACKEND or keras.json names nothing there is, or libraries do not fit together.
+        except (ImportError, ValueError) as problem:
             raise CifarCNNError(
                 f"Keras or its backend cannot be imported ({problem}); install tensorflow, or install jax and"
                 " set KERAS_BACKEND=jax"
