@@ -4,7 +4,7 @@
 
 It exports the run's best model with float16 kernels, measures the result on the test images, plain and over
 mirrored and shifted views, and writes model.tflite, with its provenance inside, and its checksum to the
-package's directory ``models/boxed``. For maintainers, from a source tree: commit what it writes.
+package's directory ``models/pretrained_model``. For maintainers, from a source tree: commit what it writes.
 """
 
 import argparse
@@ -80,7 +80,10 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="a run directory")
     parser.add_argument("--data", help="where CIFAR-10 is; default: where `cifarcnn train` finds it")
     parser.add_argument(
-        "--into", type=Path, default=SOURCE / "cifarcnn" / "models" / "boxed", help="default: %(default)s"
+        "--into",
+        type=Path,
+        default=SOURCE / "cifarcnn" / "models" / "pretrained_model",
+        help="default: %(default)s",
     )
     given = parser.parse_args()
     if not (given.run / "settings.json").is_file():
@@ -88,14 +91,14 @@ def main() -> None:
     from cifarcnn.evaluation import evaluation
     from cifarcnn.events import Event, Note
     from cifarcnn.machine import files
-    from cifarcnn.models import boxed, conversion, exported, exporting
+    from cifarcnn.models import conversion, exported, exporting, pretrained
 
     def tell(event: Event) -> None:
         if isinstance(event, Note):
             print(event.text, file=sys.stderr)
 
     with tempfile.TemporaryDirectory() as directory:
-        draft = Path(directory, boxed.PATH.name)
+        draft = Path(directory, pretrained.PATH.name)
         export = exporting.export(
             given.run, "litert", output=draft, half=True, data=given.data, on_event=tell
         )
@@ -105,12 +108,12 @@ def main() -> None:
         facts = provenance(given.run, export, measured)
     text = json.dumps({**metadata, "provenance": facts}, indent=1, sort_keys=True, allow_nan=False)
     data = conversion.with_metadata(without_metadata(whole), text)
-    if len(data) > boxed.LARGEST:
-        sys.exit(f"the model has {len(data):,} bytes; at most {boxed.LARGEST:,} fit into the box")
+    if len(data) > pretrained.LARGEST:
+        sys.exit(f"the model has {len(data):,} bytes; at most {pretrained.LARGEST:,} fit into the box")
     given.into.mkdir(exist_ok=True)
     digest = hashlib.sha256(data).hexdigest()
-    files.write_bytes(given.into / boxed.PATH.name, data)
-    files.write_text(given.into / boxed.CHECKSUM.name, f"{digest}  {boxed.PATH.name}\n")
+    files.write_bytes(given.into / pretrained.PATH.name, data)
+    files.write_text(given.into / pretrained.CHECKSUM.name, f"{digest}  {pretrained.PATH.name}\n")
     print(json.dumps({**facts, "sha256": digest, "bytes": len(data)}, indent=1))
 
 

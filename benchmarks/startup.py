@@ -1,4 +1,4 @@
-"""How soon ``cifarcnn predict`` answers: the boxed model against a Keras model, as whole processes.
+"""How soon ``cifarcnn predict`` answers: the pretrained model against a Keras model, as whole processes.
 
     python benchmarks/startup.py --model runs/20261121-033456-vgg2-fast-seed0 --json startup.json
 
@@ -75,7 +75,7 @@ def main() -> None:
             fresh(Path(model))
         predict = [str(COMMAND), "predict", str(picture)]
         contestants = {
-            "predict, boxed model": (predict, given.rounds),
+            "predict, pretrained model": (predict, given.rounds),
             "predict, Keras model": ([*predict, "--model", str(model)], given.keras_rounds),
             "--help": ([str(COMMAND), "--help"], given.rounds),
             "Python with numpy": ([sys.executable, "-c", "import numpy"], given.rounds),

@@ -10,8 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import fakes
-from cifarcnn.cli import console
-from cifarcnn.cli.commands import answers, summary
+from cifarcnn.cli import answers, console, summary
 from cifarcnn.cli.main import cli
 from cifarcnn.models import exporting
 from cifarcnn.models.summaries import Layer, Summary
@@ -72,7 +71,7 @@ def test_weights_cannot_command_a_terminal(monkeypatch: pytest.MonkeyPatch) -> N
     """Of a file that is copied they are what its own metadata says."""
     made = exporting.Export(Path("m.tflite"), "litert", BAD, 1, 500, 0.0, None, None)
     monkeypatch.setattr(exporting, "export", lambda *_, **__: made)
-    out = CliRunner().invoke(cli, ["export", "boxed", "--format", "litert"]).stdout
+    out = CliRunner().invoke(cli, ["export", "pretrained", "--format", "litert"]).stdout
     assert f"weights in {SHOWN}\n" in out
     assert "\x1b" not in out
 

@@ -14,7 +14,7 @@ from sklearn import metrics as sklearn_metrics
 from cifarcnn import metrics
 from cifarcnn.data import cifar10, sources
 from cifarcnn.errors import CifarCNNError, ModelError, UsageError
-from cifarcnn.evaluation import evaluation, outsiders
+from cifarcnn.evaluation import evaluation, ood
 from cifarcnn.figures import presentation
 from cifarcnn.models import modelfile
 from test_figures import place, read
@@ -134,11 +134,11 @@ def test_validation_images_are_those_that_the_training_held_out(folder: Path) ->
 def test_false_alarms_are_the_share_above_the_limit(folder: Path) -> None:
     """Every image shows one of the ten, so each that ``predict`` would mark is a false alarm."""
     unlimited = evaluation.evaluate(folder / "run")
-    assert unlimited.as_document()["false_alarms"] is None
-    scores = outsiders.scores(unlimited.probabilities)
+    assert unlimited.as_document()["ood_false_positive_rate"] is None
+    scores = ood.scores(unlimited.probabilities)
     limit = float(np.quantile(scores, 0.9))
     path = save(folder / "limited.keras", 1, {**OURS, "none_threshold": limit})
-    share = evaluation.evaluate(path).as_document()["false_alarms"]
+    share = evaluation.evaluate(path).as_document()["ood_false_positive_rate"]
     assert share == (scores > limit).mean() == pytest.approx(0.1, abs=0.001)
     shown = command(path).stdout
     assert f"{100 * share:.2f} % marked as none of the ten" in shown

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 import exports
 import models
 from cifarcnn.errors import ModelError
-from cifarcnn.models import boxed, conversion, exported, graphguard, modelfile
+from cifarcnn.models import conversion, exported, graphguard, modelfile, pretrained
 
 pytestmark = exports.QUIET_CONVERTERS
 
@@ -273,7 +273,7 @@ def test_a_name_may_not_be_boxed_content(folder: Path, monkeypatch: pytest.Monke
     probed: list[Path] = []
     monkeypatch.setattr(exported, "_vet", lambda path, *_: probed.append(path))
     modelfile.load(folder / "good.tflite")
-    modelfile.load(boxed.PATH)
+    modelfile.load(pretrained.PATH)
     assert probed == [folder / "good.tflite"]
 
 

@@ -71,12 +71,12 @@ def read() -> dict[str, Module]:
         for statement, inside in imports(module.tree):
             (module.later if inside else module.at_once).update(targets(statement, set(modules)))
     # The command line imports its commands by their names.
-    modules["cifarcnn.cli.main"].later |= {f"cifarcnn.cli.commands.{name}" for name in COMMANDS}
+    modules["cifarcnn.cli.main"].later |= {f"cifarcnn.cli.{name}" for name in COMMANDS}
     return modules
 
 
 MODULES = read()
-COMMAND_MODULES = {name for name in MODULES if name.startswith("cifarcnn.cli.commands")}
+COMMAND_MODULES = {name for name in MODULES if name.startswith("cifarcnn.cli")}
 LIBRARY = sorted(name for name in MODULES if not name.startswith(("cifarcnn.cli", "cifarcnn.__main__")))
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import models
 from cifarcnn.errors import ModelError
-from cifarcnn.models import boxed, modelfile
+from cifarcnn.models import modelfile, pretrained
 from cifarcnn.runs.progress import Progress
 from cifarcnn.runs.run import RunDirectory
 
@@ -146,12 +146,12 @@ def test_other_tasks_are_refused(tmp_path: Path) -> None:
             modelfile.load(tmp_path / f"{name}.keras")
 
 
-def test_boxed_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretrained_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It stands for the model that comes with the package, unless something here is called so."""
     monkeypatch.chdir(tmp_path)
-    assert modelfile.resolve(Path("boxed")) == boxed.PATH
-    (tmp_path / "boxed").write_text("mine")
-    assert modelfile.resolve(Path("boxed")) == Path("boxed")
+    assert modelfile.resolve(Path("pretrained")) == pretrained.PATH
+    (tmp_path / "pretrained").write_text("mine")
+    assert modelfile.resolve(Path("pretrained")) == Path("pretrained")
 
 
 def test_paths_that_cannot_be_looked_at_are_one_line(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_csv_has_a_row_per_picture(cifarcnn: Run, folder: Path, expected: np.nda
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert list(rows[0]) == [
         *("path", "error", "class", "probability", "class_2", "probability_2", "class_3", "probability_3"),
-        *("outsider_score", "none_of_the_ten"),
+        *("ood_score", "is_ood"),
     ]
     assert [row["class"] for row in rows] == [*(CLASSES[row.argmax()] for row in expected), "", ""]
     assert float(rows[0]["probability_3"]) == pytest.approx(np.sort(expected[0])[-3], abs=1e-6)
@@ -116,7 +116,7 @@ def test_json_lines_and_standard_input(folder: Path, expected: np.ndarray) -> No
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     answer = json.loads(line)
-    assert list(answer) == ["path", "class", "probability", "top", "unsure", "outsider_score"]
+    assert list(answer) == ["path", "class", "probability", "top", "unsure", "ood_score"]
     assert answer["path"] == "-"
     assert answer["class"] == CLASSES[expected[2].argmax()]
     assert answer["unsure"] is False
@@ -158,7 +158,7 @@ def test_marks_sheet_and_explanations(cifarcnn: Run, folder: Path, tmp_path: Pat
     assert [Path(one["explained"]).name for one in document["predictions"]] == [
         f"{number}-explained.png" for number in range(3)
     ]
-    assert all(one["none_of_the_ten"] is True for one in document["predictions"])
+    assert all(one["is_ood"] is True for one in document["predictions"])
     assert len(document["errors"]) == 2
     assert sorted(os.listdir(tmp_path / "why")) == [f"{number}-explained.png" for number in range(3)]
     with Image.open(tmp_path / "sheet.png") as page:
@@ -167,8 +167,8 @@ def test_marks_sheet_and_explanations(cifarcnn: Run, folder: Path, tmp_path: Pat
     assert done.stdout.rstrip().endswith("probably none of the ten")
     done = cifarcnn("predict", "pictures/0.png", "--model", tmp_path / "sure.keras", "--csv", cwd=folder)
     (row,) = csv.DictReader(io.StringIO(done.stdout))
-    assert row["none_of_the_ten"] == "1"
-    assert 0 < float(row["outsider_score"]) <= 1
+    assert row["is_ood"] == "1"
+    assert 0 < float(row["ood_score"]) <= 1
 
 
 def on_a_terminal(folder: Path, *arguments: str, **environment: str) -> str:

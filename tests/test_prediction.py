@@ -17,7 +17,7 @@ from cifarcnn.data.cifar10 import CLASSES
 from cifarcnn.errors import ModelError, UsageError
 from cifarcnn.evaluation import evaluation
 from cifarcnn.events import Event, Note, PicturesDone
-from cifarcnn.models import boxed, modelfile
+from cifarcnn.models import modelfile, pretrained
 from cifarcnn.prediction import picturefiles, prediction
 from cifarcnn.prediction.prediction import Failure, Prediction, predict
 
@@ -253,16 +253,16 @@ def test_impossible_settings_are_refused(
 
 
 def test_the_default_model_is_chosen_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment names the model, else it is the boxed one, whatever runs lie about; it is said."""
+    """The environment names the model, else it is the pretrained one, whatever runs lie about; it is said."""
     told: list[Event] = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CIFARCNN_MODEL", raising=False)
     models.save_tiny(tmp_path / "runs" / "mine" / "best.keras")
-    assert prediction.default_model(told.append) == boxed.PATH
+    assert prediction.default_model(told.append) == pretrained.PATH
     monkeypatch.setenv("CIFARCNN_MODEL", "runs/mine")
     assert prediction.default_model(told.append) == Path("runs/mine/best.keras")
     assert told == [
-        Note("model: boxed (comes with cifarcnn; --model names another)"),
+        Note("model: pretrained (comes with cifarcnn; --model names another)"),
         Note("model: runs/mine/best.keras (named by CIFARCNN_MODEL)"),
     ]
     monkeypatch.setenv("CIFARCNN_MODEL", "absent.keras")

@@ -21,7 +21,7 @@ def test_it_takes_the_folders_that_the_commands_take(tmp_path: Path) -> None:
         (tmp_path / name).mkdir(parents=True)
         Image.new("RGB", (60, 40), (90, 120, 150)).save(tmp_path / name / "1.png")
     (tmp_path / "car" / "broken.png").write_text("x")
-    done = resize("boxed", tmp_path)
+    done = resize("pretrained", tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(" of 3 | ") == 3
     assert f"{tmp_path / 'car' / 'broken.png'}: not a picture" in done.stdout
@@ -30,7 +30,10 @@ def test_it_takes_the_folders_that_the_commands_take(tmp_path: Path) -> None:
 def test_what_goes_wrong_is_one_line(tmp_path: Path) -> None:
     """A wrong model, and a folder that names no class."""
     (tmp_path / "kitten").mkdir()
-    for model, reason in ((tmp_path / "no.keras", "no.keras"), ("boxed", "no class of CIFAR-10 is meant by")):
+    for model, reason in (
+        (tmp_path / "no.keras", "no.keras"),
+        ("pretrained", "no class of CIFAR-10 is meant by"),
+    ):
         done = resize(model, tmp_path)
         assert done.returncode == 1
         assert done.stderr.startswith("error: ")

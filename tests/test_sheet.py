@@ -20,7 +20,7 @@ BLUE, ORANGE = (0, 114, 178), (190, 80, 0)
 def answer(name: str = "cat.png", size: tuple[int, int] = (200, 100), **facts: object) -> Prediction:
     """A prediction whose picture is one green."""
     picture = Image.new("RGB", size, (0, 200, 0))
-    settings = {"outsider_score": 0.1, "none_of_the_ten": None, **facts}
+    settings = {"ood_score": 0.1, "is_ood": None, **facts}
     top = (Ranked("cat", 0.6), Ranked("dog", 0.3))
     return Prediction(
         name,
@@ -66,7 +66,7 @@ def test_doubt_is_orange(tmp_path: Path) -> None:
     draw(path, [answer()], threshold=0.5)
     assert count(path, BLUE) > 200
     assert count(path, ORANGE) == 0
-    for facts, threshold in (({}, 0.7), ({"none_of_the_ten": True}, None), ({"none_of_the_ten": True}, 0.7)):
+    for facts, threshold in (({}, 0.7), ({"is_ood": True}, None), ({"is_ood": True}, 0.7)):
         draw(path, [answer(**facts)], threshold=threshold)
         assert count(path, BLUE) == 0
         assert count(path, ORANGE) > 300

@@ -7,7 +7,7 @@ import pytest
 
 import models
 from cifarcnn.architectures import ARCHITECTURES
-from cifarcnn.models import boxed
+from cifarcnn.models import pretrained
 from conftest import Run
 
 
@@ -70,7 +70,7 @@ def test_a_name_too_long_for_a_file_is_unknown(cifarcnn: Run) -> None:
 @pytest.mark.parametrize("share", [0.03, 0.5, 0.99])
 def test_what_is_left_of_an_exported_model_is_refused(share: float, cifarcnn: Run, tmp_path: Path) -> None:
     """A file that is cut short is no model, to the summary as to the evaluation, and in the same words."""
-    whole = boxed.PATH.read_bytes()
+    whole = pretrained.PATH.read_bytes()
     (tmp_path / "cut.tflite").write_bytes(whole[: round(share * len(whole))])
     done = cifarcnn("summary", "cut.tflite")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)

@@ -37,7 +37,7 @@ class _Commands(UserDict[str, click.Command]):
     def __getitem__(self, name: str) -> click.Command:
         if name not in COMMANDS:
             return super().__getitem__(name)
-        command: click.Command = getattr(import_module(f"cifarcnn.cli.commands.{name}"), name)
+        command: click.Command = getattr(import_module(f"cifarcnn.cli.{name}"), name)
         return command
 
 
@@ -59,7 +59,7 @@ EXAMPLES = """\b
 Examples:
   cifarcnn predict cat.png      ask what a picture shows
   cifarcnn train --arch vgg2    train a network on the real images
-  cifarcnn evaluate boxed       measure a model on the test images
+  cifarcnn evaluate pretrained       measure a model on the test images
 """
 
 

@@ -15,7 +15,7 @@ from cifarcnn import metrics
 from cifarcnn.data import cifar10, sources
 from cifarcnn.data.cifar10 import CLASSES
 from cifarcnn.errors import UsageError
-from cifarcnn.evaluation import comparison, outsiders
+from cifarcnn.evaluation import comparison, ood
 from cifarcnn.evaluation.comparison import Comparison
 from cifarcnn.events import Note, OnEvent, ignore
 from cifarcnn.metrics import Array, Metrics
@@ -37,8 +37,8 @@ class Evaluation:
     plain pass over all images, after the network was compiled. ``data`` is where the user said the images
     are, None if they were found. ``first_kernel`` is the colour kernel
     (height, width, 3, filters) of the first layer that has one, else None. ``metadata`` is what is stored
-    with the model, empty for a file that plain Keras wrote. ``false_alarms`` is the share of the images that
-    ``predict`` would mark as probably none of the ten, all false alarms; None where the model has no limit.
+    with the model, empty for a file that plain Keras wrote. ``ood_false_positive_rate`` is the share of the images
+    that ``predict`` would mark as probably none of the ten, all false alarms; None where the model has no limit.
     """
 
     model: Path
@@ -53,7 +53,7 @@ class Evaluation:
     seconds: float
     data: str | None
     first_kernel: Array | None
-    false_alarms: float | None
+    ood_false_positive_rate: float | None
 
     @property
     def images_per_second(self) -> float:
@@ -86,7 +86,7 @@ class Evaluation:
                 for pair in figures.most_confused
             ],
             "temperature": self.temperature,
-            "false_alarms": self.false_alarms,
+            "ood_false_positive_rate": self.ood_false_positive_rate,
             "uncalibrated": _brief(self.uncalibrated) if self.uncalibrated else None,
             "tta": {name: _brief(averaged) for name, averaged in self.averaged.items()},
             "seconds": self.seconds,
@@ -138,7 +138,7 @@ def evaluate(
     # The metadata is read first: a wrong request fails before the seconds that loading a network takes.
     held_out = _held_out(path) if split == "validation" else None
     loaded = modelfile.load(path)
-    limit = outsiders.limit(loaded.metadata, path)
+    limit = ood.limit(loaded.metadata, path)
     images = _load_images(path, held_out, data, on_event)
     on_event(Note(loaded.inference()))
     if heldout.trained_on(loaded.metadata) == images.sha256():
@@ -172,7 +172,7 @@ def evaluate(
         seconds=seconds,
         data=None if data is None else str(data),
         first_kernel=_first_kernel(loaded),
-        false_alarms=None if limit is None else float((outsiders.scores(probabilities) > limit).mean()),
+        ood_false_positive_rate=None if limit is None else float((ood.scores(probabilities) > limit).mean()),
     )
 
 

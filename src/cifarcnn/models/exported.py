@@ -1,8 +1,8 @@
 """Exported models and what is stored with them, opened with as little trust as model files.
 
 The runtimes of LiteRT, ONNX and TensorFlow's SavedModel are native programs that a hostile file may crash or
-keep busy for ever. So every file but the boxed one, whose checksum is known, is first opened and run in a
-child process with limits; only what answered there like a classifier is opened here, from the same bytes.
+keep busy for ever. So every file but the pretrained one, whose checksum is known, is first opened and run in
+a child process with limits; only what answered there like a classifier is opened here, from the same bytes.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifarcnn.errors import ModelError, first_line
-from cifarcnn.models import boxed, modelguard
+from cifarcnn.models import modelguard, pretrained
 from cifarcnn.models.exportformats import FORMATS
 
 if TYPE_CHECKING:
@@ -130,9 +130,9 @@ def _vetted_directory(path: Path) -> Iterator[Path]:
 
 
 def _vetted_file(path: Path, kind: str) -> bytes:
-    """Return the content of a model of one file, which has been vetted unless it is the boxed one."""
+    """Return the content of a model of one file, which has been vetted unless it is the pretrained one."""
     data = _read(path)
-    if not boxed.is_boxed(data):
+    if not pretrained.is_pretrained(data):
         # The child gets a copy of exactly what is opened here, and no file that may change meanwhile.
         with modelguard.place_to_try(path) as directory:
             place = directory / f"model{FORMATS[kind].suffix}"

@@ -67,7 +67,7 @@ def export(
     """Write a model for another runtime, whole or not at all.
 
     Args:
-        model: a ``.keras`` file, a run directory, or ``boxed``, which is a LiteRT file already.
+        model: a ``.keras`` file, a run directory, or ``pretrained``, which is a LiteRT file already.
         format: "litert", "onnx" or "saved-model".
         output: where to; without it, the model's name with the format's ending in the working directory.
         half: store the kernels in float16 (litert only).

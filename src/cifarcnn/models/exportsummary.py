@@ -14,7 +14,8 @@ from cifarcnn.models import exported, modelfile
 class ExportSummary:
     """An exported model by what is stored with it.
 
-    ``size`` is in bytes. ``metadata`` is what is stored with it, for the boxed model its provenance among it.
+    ``size`` is in bytes. ``metadata`` is what is stored with it, for the pretrained model its provenance
+    among it.
     ``sha256`` is None for a SavedModel, which is a directory.
     """
 

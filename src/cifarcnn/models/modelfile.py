@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cifarcnn.errors import ModelError
 from cifarcnn.machine import backend, files
-from cifarcnn.models import boxed, exported, kerasfile, modelguard, trial
+from cifarcnn.models import exported, kerasfile, modelguard, pretrained, trial
 from cifarcnn.runs.progress import Progress
 from cifarcnn.runs.run import RunDirectory
 
@@ -33,7 +33,7 @@ BATCH_SIZE = 500
 
 def display_name(path: Path) -> str:
     """Return what to call a model: its path, or the word that stands for the one of the package."""
-    return boxed.NAME if path == boxed.PATH else str(path)
+    return pretrained.NAME if path == pretrained.PATH else str(path)
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def resolve(path: Path) -> Path:
     """Find the model that a path stands for.
 
     That is the file itself, the best one of a run directory, a SavedModel directory itself, or, for the bare
-    name ``boxed``, the model that comes with the package, unless there is a file of that name.
+    name ``pretrained``, the model that comes with the package, unless there is a file of that name.
 
     Raises:
         ModelError: there is none.
@@ -195,8 +195,8 @@ def _resolved(path: Path) -> Path:
         raise ModelError(
             f"the directory {path} holds no {best.name}; expected a model file or a run directory"
         )
-    if str(path) == boxed.NAME and not path.exists():
-        return boxed.PATH
+    if str(path) == pretrained.NAME and not path.exists():
+        return pretrained.PATH
     if path.is_symlink() and not path.exists():
         raise ModelError(f"the model {path} is a link to {path.readlink()}, which is not there")
     if not path.exists():

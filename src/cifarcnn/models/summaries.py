@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cifarcnn import architectures, config, expectations
 from cifarcnn.data.cifar10 import RECORDS_PER_FILE, TRAIN_FILES
-from cifarcnn.models import boxed, exportsummary, modelfile
+from cifarcnn.models import exportsummary, modelfile, pretrained
 from cifarcnn.recipes import of as recipes_of
 
 if TYPE_CHECKING:
@@ -52,14 +52,14 @@ def summarise(name: str | Path) -> Summary | exportsummary.ExportSummary:
 
     Args:
         name: an architecture's name, the path of a ``.keras`` file, run directory or exported
-            model, or ``boxed``.
+            model, or ``pretrained``.
 
     Raises:
         UsageError: it is a word that names no architecture.
         ModelError: there is no such file, or it is not a model of ours.
     """
     path, word = Path(name), str(name)
-    a_path = word == boxed.NAME or os.path.exists(path) or path.suffix == ".keras" or path.name != word
+    a_path = word == pretrained.NAME or os.path.exists(path) or path.suffix == ".keras" or path.name != word
     if word in {row.name for row in architectures.ARCHITECTURES} or not a_path:
         row = architectures.find(word)
         from cifarcnn.machine import backend

@@ -18,9 +18,9 @@ from cifarcnn.data import images
 from cifarcnn.data.cifar10 import CLASSES, Bytes
 from cifarcnn.data.images import Resize
 from cifarcnn.errors import ImageError, UsageError, reason
-from cifarcnn.evaluation import outsiders
+from cifarcnn.evaluation import ood
 from cifarcnn.events import Note, OnEvent, PicturesDone, ignore
-from cifarcnn.models import boxed, modelfile, trial
+from cifarcnn.models import modelfile, pretrained, trial
 from cifarcnn.models.modelfile import Model
 from cifarcnn.prediction.picturefiles import STANDARD_INPUT, Failure, expand
 
@@ -54,8 +54,8 @@ class Prediction:
     Args:
         path: the picture.
         top: its most probable classes, the best first.
-        outsider_score: how little it looks like any of the ten classes; see ``evaluation.outsiders``.
-        none_of_the_ten: whether it probably shows none of them; None where the model knows no limit.
+        ood_score: how little it looks like any of the ten classes; see ``evaluation.ood``.
+        is_ood: whether it probably shows none of them; None where the model knows no limit.
         pixels: uint8 (32, 32, 3), what the network saw.
         picture: a copy for people, upright RGB at its own proportions; kept with ``look`` alone.
         explained: the file that shows what mattered, where ``explanation.drawn`` drew one.
@@ -63,8 +63,8 @@ class Prediction:
 
     path: str
     top: tuple[Ranked, ...]
-    outsider_score: float
-    none_of_the_ten: bool | None
+    ood_score: float
+    is_ood: bool | None
     pixels: Bytes = field(compare=False, repr=False)
     picture: "Image.Image | None" = field(default=None, compare=False, repr=False)
     explained: Path | None = None
@@ -145,7 +145,7 @@ def predict(
     names = tuple(source.path if isinstance(source, Failure) else source for source in sources)
     if look:
         batch_size = min(batch_size, max(trial.SMALLEST_BATCH, LOOKS // (3 * look * look)))
-    work = _Work(model, top_k, resize, batch_size, look, outsiders.limit(model.metadata, model.path))
+    work = _Work(model, top_k, resize, batch_size, look, ood.limit(model.metadata, model.path))
     return Answers(model, names, top_k, _stream(sources, work, on_event))
 
 
@@ -173,8 +173,8 @@ def default_model(on_event: OnEvent = ignore) -> Path:
         path = modelfile.resolve(Path(named))
         on_event(Note(f"model: {path} (named by CIFARCNN_MODEL)"))
         return path
-    on_event(Note(f"model: {boxed.NAME} (comes with cifarcnn; --model names another)"))
-    return boxed.PATH
+    on_event(Note(f"model: {pretrained.NAME} (comes with cifarcnn; --model names another)"))
+    return pretrained.PATH
 
 
 def _stream(sources: list[str | Failure], work: _Work, on_event: OnEvent) -> Iterator[Answer]:
@@ -269,7 +269,7 @@ def _rank(read: list[_Read], work: _Work) -> Iterator[Prediction]:
     # Ranked before calibration, whose rounding could make two classes equal.
     order = np.argsort(-rows, axis=1, kind="stable")[:, : work.top_k]
     rows = work.model.calibrated(rows)
-    scores = outsiders.scores(rows).tolist()
+    scores = ood.scores(rows).tolist()
     for one, row, labels, score in zip(read, rows, order, scores, strict=True):
         yield Prediction(
             one.path,

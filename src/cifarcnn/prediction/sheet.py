@@ -149,7 +149,7 @@ class Sheet:
             picture = fitted(answer.picture, BOX)
             self._page.paste(picture, (left + (BOX - picture.width) // 2, top + (BOX - picture.height) // 2))
         unsure = answer.is_unsure(self.threshold)
-        none = bool(answer.none_of_the_ten)
+        none = bool(answer.is_ood)
         below = top + BOX + 6 + LINE
         for place, ranked in enumerate(answer.top[:MOST_BARS]):
             colour = GREY if place else ORANGE if unsure or none else BLUE

@@ -20,7 +20,7 @@ from cifarcnn import architectures, metrics
 from cifarcnn.config import side_of_epoch
 from cifarcnn.data.cifar10 import CLASSES
 from cifarcnn.errors import Interrupted, RunError
-from cifarcnn.evaluation import outsiders
+from cifarcnn.evaluation import ood
 from cifarcnn.events import EpochDone, OnEvent
 from cifarcnn.figures import presentation
 from cifarcnn.machine import backend
@@ -239,7 +239,7 @@ class Training:
             temperature = metrics.fit_temperature(scores, self.setup.validation.labels)
             calibration["temperature"] = temperature
             calibrated = metrics.apply_temperature(self.answers, temperature)
-            calibration[outsiders.KEY] = outsiders.fit_limit(calibrated)
+            calibration[ood.KEY] = ood.fit_limit(calibrated)
         return {
             **calibration,
             "schema": 1,

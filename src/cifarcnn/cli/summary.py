@@ -11,7 +11,7 @@ from rich.table import Table
 
 from cifarcnn import architectures, config
 from cifarcnn.cli import console
-from cifarcnn.cli.commands.options import complete_architecture, complete_file, json_option
+from cifarcnn.cli.options import complete_architecture, complete_file, json_option
 from cifarcnn.expectations import Expectation
 from cifarcnn.wording import count, duration, percent
 
@@ -39,8 +39,8 @@ def summary(name: str | None, as_json: bool) -> None:
     """Show the layers of a network, or, without a name, all networks.
 
     ARCH is the name of an architecture, whose recipes are shown as well. MODEL is a .keras file or a run
-    directory. Of an exported model, and of 'boxed', the model that comes with the program, it shows how it
-    was made.
+    directory. Of an exported model, and of 'pretrained', the model that comes with the program, it shows how
+    it was made.
 
     FLOPs are counted per image: two for each multiply-accumulate of the convolutions and dense layers.
     """

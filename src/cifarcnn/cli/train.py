@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from cifarcnn import config
 from cifarcnn.cli import console
-from cifarcnn.cli.commands.options import images_option, json_option, setting_options
+from cifarcnn.cli.options import images_option, json_option, setting_options
 from cifarcnn.events import ignore
 from cifarcnn.training import cluster
 from cifarcnn.training.cluster import WAIT_SECONDS
@@ -264,7 +264,7 @@ def _show(result: "TrainingResult") -> None:
 def _show_series(result: "SeriesResult", quiet: bool) -> None:
     """Show a row for each seed, then mean and standard deviation; or, where more differs, all the runs."""
     if len(result.groups) > 1:
-        from cifarcnn.cli.commands import runs
+        from cifarcnn.cli import runs
         from cifarcnn.runs import listing
 
         more = None if quiet else f"cifarcnn runs {shlex.quote(str(result.directory))} --csv"

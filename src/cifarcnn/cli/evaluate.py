@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cifarcnn.cli import console
-from cifarcnn.cli.commands.options import images_option, json_option
+from cifarcnn.cli.options import images_option, json_option
 from cifarcnn.data.cifar10 import CLASSES
 from cifarcnn.models.modelfile import BATCH_SIZE, display_name
 from cifarcnn.wording import percent
@@ -25,7 +25,7 @@ CONFUSION_WIDTH = 70
 """Columns of a terminal: 60 for the ten classes, and a class's name."""
 
 
-@click.command(epilog="Example: cifarcnn evaluate boxed --tta --report measured")
+@click.command(epilog="Example: cifarcnn evaluate pretrained --tta --report measured")
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--split",
@@ -81,8 +81,8 @@ def evaluate(
 ) -> None:
     """Measure a MODEL on the test images, or on pictures of your own.
 
-    MODEL is a .keras file, an exported model, a run directory, which stands for its best model, or 'boxed',
-    the model that comes with the program. One that was not made by cifarcnn must take raw pixels, 0 to 255,
+    MODEL is a .keras file, an exported model, a run directory, which stands for its best model, or
+    'pretrained', the model that comes with the program. One that was not made by cifarcnn must take raw pixels, 0 to 255,
     and end in probabilities of the ten classes in CIFAR-10's order. Several models are compared with the
     first one, image by image. Pictures of your own stand in a folder of folders that are named for their
     classes (airplane, car, bird, ...); a folder with two such folders, train and test, will do as well.
@@ -154,8 +154,8 @@ def _summary(result: "Evaluation") -> Table:
             "calibration error",
             f"{percent(figures.ece)} with {before}, {percent(result.uncalibrated.ece)} without",
         )
-    if result.false_alarms is not None:
-        rows.append(("false alarms", f"{percent(result.false_alarms)} marked as none of the ten"))
+    if result.ood_false_positive_rate is not None:
+        rows.append(("false alarms", f"{percent(result.ood_false_positive_rate)} marked as none of the ten"))
     rows += [(evaluation.VIEWS[name], _accuracy(averaged)) for name, averaged in result.averaged.items()]
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
     for row in rows:

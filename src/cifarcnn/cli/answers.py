@@ -60,9 +60,9 @@ def _document(answer: "Answer", threshold: float | None) -> dict[str, Any]:
     document = {"path": console.text(answer.path), **top[0], "top": top}
     if threshold is not None:
         document["unsure"] = answer.is_unsure(threshold)
-    document["outsider_score"] = answer.outsider_score
-    if answer.none_of_the_ten is not None:
-        document["none_of_the_ten"] = answer.none_of_the_ten
+    document["ood_score"] = answer.ood_score
+    if answer.is_ood is not None:
+        document["is_ood"] = answer.is_ood
     if answer.explained:
         document["explained"] = console.text(str(answer.explained))
     return document
@@ -74,7 +74,7 @@ def show_csv(answers: "Answers", threshold: float | None) -> int:
     places = ("", *(f"_{place}" for place in range(2, answers.top_k + 1)))
     ranks = [f"{column}{place}" for place in places for column in ("class", "probability")]
     unsure = [] if threshold is None else ["unsure"]
-    writer.writerow(["path", "error", *unsure, *ranks, "outsider_score", "none_of_the_ten"])
+    writer.writerow(["path", "error", *unsure, *ranks, "ood_score", "is_ood"])
     empty = [""] * (len(unsure + ranks) + 2)
     failed = 0
     for answer in answers:
@@ -84,14 +84,14 @@ def show_csv(answers: "Answers", threshold: float | None) -> int:
             continue
         doubt = [] if threshold is None else [int(answer.is_unsure(threshold))]
         cells = [cell for ranked in answer.top for cell in (ranked.label, f"{ranked.probability:.6f}")]
-        none = "" if answer.none_of_the_ten is None else int(answer.none_of_the_ten)
-        writer.writerow([console.text(answer.path), "", *doubt, *cells, f"{answer.outsider_score:.6f}", none])
+        none = "" if answer.is_ood is None else int(answer.is_ood)
+        writer.writerow([console.text(answer.path), "", *doubt, *cells, f"{answer.ood_score:.6f}", none])
     return failed
 
 
 def _marks(answer: "Prediction", threshold: float | None) -> list[str]:
     """Say in words what is doubtful about an answer."""
-    return ["unsure"] * answer.is_unsure(threshold) + [NONE_OF_THE_TEN] * bool(answer.none_of_the_ten)
+    return ["unsure"] * answer.is_unsure(threshold) + [NONE_OF_THE_TEN] * bool(answer.is_ood)
 
 
 def show_table(answers: "Answers", threshold: float | None) -> int:

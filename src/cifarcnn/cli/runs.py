@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from cifarcnn import config
 from cifarcnn.cli import console
-from cifarcnn.cli.commands.options import form_options
+from cifarcnn.cli.options import form_options
 
 if TYPE_CHECKING:
     from cifarcnn.runs.listing import Listing, Row

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from cifarcnn.cli import console
-from cifarcnn.cli.commands.options import images_option, json_option
+from cifarcnn.cli.options import images_option, json_option
 from cifarcnn.models.exportformats import FORMATS
 from cifarcnn.wording import percent
 
@@ -43,8 +43,8 @@ def export(
 ) -> None:
     """Write MODEL for another runtime.
 
-    MODEL is a .keras file or a run directory, which stands for its best model; 'boxed', the model that comes
-    with the program, is a LiteRT file already. The result is asked about up to 500 training images; unless
+    MODEL is a .keras file or a run directory, which stands for its best model; 'pretrained', the model
+    that comes with the program, is a LiteRT file already. The result is asked about up to 500 training images; unless
     each of its probabilities is within 0.0001 of Keras's (with --half: of Keras's with kernels rounded
     likewise), nothing is written. It takes raw pixels, 0 to 255, of any number of images, as the network
     does, and `cifarcnn evaluate` and `predict` take it as a model.

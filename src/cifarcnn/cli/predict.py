@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cifarcnn.cli import answers as shown
 from cifarcnn.cli import console
-from cifarcnn.cli.commands import answers as shown
-from cifarcnn.cli.commands.options import complete_file, form_options
+from cifarcnn.cli.options import complete_file, form_options
 from cifarcnn.data.images import DEFAULT_RESIZE, RESIZES, Resize
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import click
 
 from cifarcnn import config
 from cifarcnn.cli import console
-from cifarcnn.cli.commands.options import data_option, images_option, json_option, setting_options
+from cifarcnn.cli.options import data_option, images_option, json_option, setting_options
 from cifarcnn.data import sources
 
 

@@ -20,7 +20,7 @@ from cifarcnn.metrics import Array
 KEY = "none_threshold"
 """The limit's name in a model's metadata."""
 
-FALSE_ALARMS = 0.05
+FALSE_POSITIVE_RATE = 0.05
 """The share of validation images that a training's limit marks, though each shows one of the ten."""
 
 
@@ -43,7 +43,7 @@ def fit_limit(probabilities: Array) -> float:
     Args:
         probabilities: float (n, 10), calibrated, of images of the ten classes that no weight was fitted to.
     """
-    return float(np.quantile(scores(probabilities), 1 - FALSE_ALARMS))
+    return float(np.quantile(scores(probabilities), 1 - FALSE_POSITIVE_RATE))
 
 
 def limit(metadata: dict[str, Any], path: Path) -> float | None:

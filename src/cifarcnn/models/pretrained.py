@@ -9,10 +9,10 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-NAME = "boxed"
+NAME = "pretrained"
 """What stands for the model on the command line."""
 
-DIRECTORY = Path(__file__).with_name("boxed")
+DIRECTORY = Path(__file__).with_name("pretrained_model")
 PATH = DIRECTORY / "model.tflite"
 CHECKSUM = DIRECTORY / "model.tflite.sha256"
 LARGEST = 10 << 20
@@ -21,10 +21,10 @@ LARGEST = 10 << 20
 
 @cache
 def sha256() -> str:
-    """Return the checksum that the boxed model was packaged with; empty if none was."""
+    """Return the checksum that the pretrained model was packaged with; empty if none was."""
     return CHECKSUM.read_text(encoding="ascii").split()[0] if CHECKSUM.exists() else ""
 
 
-def is_boxed(data: bytes) -> bool:
-    """Say whether these are the bytes of the boxed model."""
+def is_pretrained(data: bytes) -> bool:
+    """Say whether these are the bytes of the pretrained model."""
     return len(data) <= LARGEST and hashlib.sha256(data).hexdigest() == sha256()
