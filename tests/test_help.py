@@ -84,7 +84,7 @@ def test_the_defaults_are_those_of_a_training_without_options() -> None:
     """What `cifarcnn train` would do, not what holds where a recipe says nothing."""
     settings = resolve({})
     assert settings.dropout != FIELDS["dropout"].default
-    shown = cli["train"].get_help(click.Context(cli["train"]))
+    shown = cli.commands["train"].get_help(click.Context(cli.commands["train"]))
     for name in ("epochs", "batch_size", "learning_rate", "dropout"):
         option = rf"--{name.replace('_', '-')} .*?\[default:\s+{getattr(settings, name):g}\]"
         assert re.search(option, shown, re.DOTALL)
