@@ -303,5 +303,5 @@ def test_the_command(cifarcnn: Run, folder: Path, data_directory: Path, tmp_path
 
 def test_help_names_every_format() -> None:
     """The choice of formats is that of the library."""
-    (option,) = [item for item in cli["export"].params if item.name == "form"]
+    (option,) = [item for item in cli.commands["export"].params if item.name == "form"]
     assert list(option.type.choices) == list(FORMATS)  # type: ignore[attr-defined]
