@@ -4,7 +4,7 @@
 
 Every measurement is a process of its own. A round goes over all architectures and, for each, over all
 contestants, in an order that rotates from round to round; ratios are taken within a round, then their median
-and range over the rounds are printed. What is timed, and what is not, stands in ``benchmarks/README.md``.
+and range over the rounds are printed. What is timed, and what is not, stands in ``docs/benchmarks.md``.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import numpy as np
 import harness
 from harness import say, spread
 
-TORCH = ("torch", "torch-float32")
+TORCH = ("torch", "torch-compiled", "torch-float32")
 WARMUP = 5
 """Batches trained before the clock starts, by Keras and PyTorch; ours trains a whole epoch before."""
 
@@ -116,7 +116,13 @@ def summarise(found: list[dict[str, Any]], network: dict[str, Any]) -> dict[str,
 def render(summaries: dict[str, dict[str, Any]], contestants: Sequence[str]) -> str:
     """Return the tables for training and inference."""
     rivals = [name for name in contestants if name not in ("ours", "ceiling")]
-    titles = {"keras": "Keras", "ours": "ours", "torch": "torch bf16", "torch-float32": "torch f32"}
+    titles = {
+        "keras": "Keras",
+        "ours": "ours",
+        "torch": "torch bf16",
+        "torch-compiled": "compiled bf16",
+        "torch-float32": "torch f32",
+    }
 
     def cells(summary: dict[str, Any], figure: str) -> list[str]:
         speeds = [f"{summary[figure][name]['median']:,.0f}" for name in ("ours", *rivals)]
