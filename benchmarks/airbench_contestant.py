@@ -1,11 +1,11 @@
 """The PyTorch contestant of ``time_to_94.py``: the seconds of a training step of airbench94_muon's network.
 
 Network, optimizer and constants follow cifar10-airbench's ``airbench94_muon.py`` (Keller Jordan, 2024,
-https://github.com/KellerJordan/cifar10-airbench): frozen whitening of 2x2 patches, three groups of two 3x3
-convolutions (64, 256, 256 filters) with batch norm without scale and GELU, a linear head; Muon for the filters,
-SGD with Nesterov's momentum for the rest; batches of 2,000. For a CPU it uses channels last and, as ``torch``,
-bfloat16 autocast. Only its speed is measured: images are random, and neither augmentation nor evaluation is
-counted, which favours it.
+https://github.com/KellerJordan/cifar10-airbench): frozen whitening of 2x2 patches, three groups of two
+3x3 convolutions (64, 256, 256 filters) with batch norm without scale and GELU, a linear head; Muon for
+the filters, SGD with Nesterov's momentum for the rest; batches of 2,000. For a CPU it uses channels last
+and, as ``torch``, bfloat16 autocast. Only its speed is measured: images are random, and neither
+augmentation nor evaluation is counted, which favours it.
 """
 
 import json
