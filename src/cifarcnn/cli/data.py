@@ -40,7 +40,10 @@ def fetch(path: Path | None, as_json: bool) -> None:
 @data_option
 @json_option
 def where(path: Path | None, as_json: bool) -> None:
-    """Print the directory or archive of the images; nothing is downloaded or written."""
+    """Print where the images are; nothing is downloaded or written.
+
+    It is a directory or an archive, whose every byte was verified.
+    """
     _show(sources.where(path), as_json)
 
 
