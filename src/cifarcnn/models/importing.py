@@ -6,9 +6,9 @@ allow-list of ``modelguard`` like that of a ``.keras`` file, and stock layers ar
 
 import hashlib
 import io
+import itertools
 import math
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 RAW = "0-255"
 TURNED = "turned channels_first round: channels stand last"
-LARGEST_ATTRIBUTE = 16 << 20
+LARGEST_ATTRIBUTE = 256 << 20
+LARGEST_CONFIGURATION = 16 << 20
 MOST_PIECES = 1_000
 
 StoredLayer = tuple[str, list["Array"]]
@@ -177,17 +178,16 @@ def _from_hdf5(path: Path, data: bytes, arch: str | None) -> Found:
     modelguard.check_weights(path, data)
     try:
         with h5py.File(io.BytesIO(data), "r") as file:
-            text = _attribute(path, file, "model_config")
-            version = _text(_attribute(path, file, "keras_version"))
-            weights = file.get("model_weights", file)
-            layers = list(_stored_layers(path, weights)) if _has(weights, "layer_names") else None
+            reader = _File(path, file, len(data))
+            text, version = reader.attribute(file, "model_config"), reader.attribute(file, "keras_version")
+            layers = reader.layers()
             of_keras_3 = layers is None and "layers" in file
             left_out = [name for name in ("optimizer_weights", "optimizer") if name in file]
     except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as problem:
         raise ModelError(f"the model {path} is damaged: {reason(problem)}; copy it again") from problem
     if layers is None and not of_keras_3:
         raise ModelError(f"{path} is an HDF5 file that holds no weights of Keras; expected a model")
-    writer = f"Keras {version}" if version else "Keras 3" if of_keras_3 else "Keras 2"
+    writer = f"Keras {version.decode()[:20]}" if version else "Keras 3" if of_keras_3 else "Keras 2"
     found = f"a model of {writer}" if text is not None else f"weights of {writer} without their network"
     changes = ["left out the optimizer's state"] if left_out else []
     if text is None and arch is None:
@@ -198,7 +198,7 @@ def _from_hdf5(path: Path, data: bytes, arch: str | None) -> Found:
     if text is None:
         network = architectures.build(str(arch))
     else:
-        read = modelguard.parse_json(path, "its configuration", text if isinstance(text, bytes) else b"")
+        read = modelguard.parse_json(path, "its configuration", text[:LARGEST_CONFIGURATION])
         config = kerasconfig.translate(path, read)
         modelguard.check_config(path, config)
         kerasfile.check_size(path, config)
@@ -235,56 +235,62 @@ def _configuration_beside(path: Path, found: str) -> bytes:
             f"{path} holds {found}; name it with --arch, or put what model.to_json() gives into {place}"
         )
     with modelguard.open_regular(place) as file:
-        return file.read(LARGEST_ATTRIBUTE)
+        return file.read(LARGEST_CONFIGURATION)
 
 
-def _has(group: "h5py.Group", name: str) -> bool:
-    return name in group.attrs or f"{name}0" in group.attrs
+class _File:
+    """An HDF5 file whose links and sizes were checked, and what Keras wrote into its attributes."""
 
+    def __init__(self, path: Path, file: "h5py.File", size: int) -> None:
+        import h5py
 
-def _attribute(path: Path, group: "h5py.Group", name: str) -> Any:
-    """Read an attribute of bearable size; None where there is none."""
-    if name not in group.attrs:
-        return None
-    kind = group.attrs.get_id(name)
-    # Texts of any length lie elsewhere in the file, where many may share one; Keras writes fixed lengths.
-    endless = kind.dtype.hasobject and kind.shape
-    if endless or math.prod(kind.shape or ()) * max(1, kind.dtype.itemsize) > LARGEST_ATTRIBUTE:
-        raise ModelError(f"the model {path} has an attribute {name} of absurd size; not opened")
-    value = group.attrs[name]
-    if isinstance(value, str):
-        return value.encode()
-    return value if isinstance(value, bytes) else getattr(value, "tolist", lambda: value)()
+        self.path, self.file = path, file
+        self.texts = size
+        """Bytes of the file that are no arrays."""
 
+        def count(_name: str, item: "h5py.Group | h5py.Dataset") -> None:
+            self.texts -= item.id.get_storage_size() if isinstance(item, h5py.Dataset) else 0
 
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace")[:40] if isinstance(value, bytes) else ""
+        file.visititems(count)
 
+    def attribute(self, group: "h5py.Group", name: str) -> Any:
+        """Read an attribute of bearable size, texts as bytes; None where there is none."""
+        if name not in group.attrs:
+            return None
+        kind = group.attrs.get_id(name)
+        # A text of any length lies elsewhere in the file, where a list may name it many times.
+        each = self.texts if kind.dtype.hasobject else kind.dtype.itemsize
+        if each * math.prod(kind.shape or ()) > LARGEST_ATTRIBUTE:
+            raise ModelError(f"the model {self.path} has an attribute {name} of absurd size; not opened")
+        value = group.attrs[name]
+        return value.encode() if isinstance(value, str) else value
 
-def _names(path: Path, group: "h5py.Group", name: str) -> list[str]:
-    """Read a list of names, which Keras divides among several attributes if it is long."""
-    pieces = [name] if name in group.attrs else [f"{name}{number}" for number in range(MOST_PIECES)]
-    found: list[str] = []
-    for piece in pieces:
-        values = _attribute(path, group, piece)
-        if values is None:
-            break
-        found += [value.decode() if isinstance(value, bytes) else str(value) for value in values]
-    return found
+    def names(self, group: "h5py.Group", name: str) -> list[str] | None:
+        """Read a list of names, which Keras divides among several attributes if it is long."""
+        pieces = [name] if name in group.attrs else [f"{name}{number}" for number in range(MOST_PIECES)]
+        values = itertools.takewhile(
+            lambda value: value is not None, (self.attribute(group, p) for p in pieces)
+        )
+        found = [text for value in values for text in value.tolist()]
+        texts = [text.decode() if isinstance(text, bytes) else str(text) for text in found]
+        return texts if name in group.attrs or f"{name}0" in group.attrs else None
 
+    def layers(self) -> list[StoredLayer] | None:
+        """Read every layer that has weights, in the file's order; None where Keras 2 wrote none."""
+        import numpy as np
 
-def _stored_layers(path: Path, group: "h5py.Group") -> Iterator[StoredLayer]:
-    """Read every layer that has weights, in the file's order."""
-    import numpy as np
-
-    total = 0
-    for layer in _names(path, group, "layer_names"):
-        names = _names(path, group[layer], "weight_names")
-        total += sum(group[layer][name].nbytes for name in names)
-        if total > modelguard.LARGEST_FILE:
-            raise ModelError(f"the model {path} declares too many weights; not opened")
-        if names:
-            yield layer, [np.asarray(group[layer][name], np.float32) for name in names]
+        group = self.file.get("model_weights", self.file)
+        if (layers := self.names(group, "layer_names")) is None:
+            return None
+        total, found = 0, []
+        for layer in layers:
+            names = self.names(group[layer], "weight_names") or []
+            total += sum(group[layer][name].nbytes for name in names)
+            if total > modelguard.LARGEST_FILE:
+                raise ModelError(f"the model {self.path} declares too many weights; not opened")
+            if names:
+                found.append((layer, [np.asarray(group[layer][name], np.float32) for name in names]))
+        return found
 
 
 def _assign(path: Path, network: "keras.Model", stored: list[StoredLayer]) -> None:

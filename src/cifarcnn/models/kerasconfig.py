@@ -91,7 +91,7 @@ def _model(path: Path, config: Any, channels_first: bool) -> Config:
 
 def _layer(path: Path, entry: Config, channels_first: bool) -> Config:
     """Translate a layer or an operation."""
-    name: str = CLASS_NAMES.get(entry["class_name"], entry["class_name"])
+    name: Any = CLASS_NAMES.get(entry["class_name"], entry["class_name"])
     graph = {key: entry[key] for key in ("name", "inbound_nodes") if key in entry}
     if name in MODELS:
         if channels_first:

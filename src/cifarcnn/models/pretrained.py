@@ -93,7 +93,7 @@ def _constants(path: Path) -> tuple[list[tuple["Array", Any]], list[tuple["Array
     for number, tensor in enumerate(graph.tensors):
         data = model.buffers[tensor.buffer].data
         if data is not None and tensor.type in types:
-            array = np.frombuffer(data.tobytes(), types[tensor.type])  # type: ignore[call-overload]
+            array = np.frombuffer(data.tobytes(), types[tensor.type])
             values[number] = array.astype(np.float32).reshape(tensor.shape)
     kernels: list[tuple[Array, Any]] = []
     factors: list[Array] = []
