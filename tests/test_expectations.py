@@ -12,7 +12,7 @@ from cifarcnn import architectures, config, expectations
 from cifarcnn.data import sources
 from cifarcnn.events import Event, Note
 from cifarcnn.machine import devices
-from cifarcnn.models import heldout, summaries
+from cifarcnn.models import modelfile, summaries
 from cifarcnn.training import preparation
 from conftest import Run
 
@@ -113,7 +113,7 @@ def test_an_expectation_is_told_of_the_published_images_alone(data_directory: Pa
     published = sources.load("train", data_directory)
     for images, told in ((published, 1), (published.at(np.arange(49_999)), 0)):
         events: list[Event] = []
-        found = preparation.Found(images, hardware, {heldout.TRAINED_ON: images.sha256()}, None)
+        found = preparation.Found(images, hardware, {modelfile.TRAINED_ON: images.sha256()}, None)
         preparation._setup(found, settings, choice, (images, None), preparation.ALONE, events.append)
         assert [event.text.startswith("expect ") for event in events if isinstance(event, Note)] == [
             True

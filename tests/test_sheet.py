@@ -6,15 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import fakes
 from cifarcnn.errors import CifarCNNError, UsageError
-from cifarcnn.prediction import prediction, sheet
+from cifarcnn.figures import grid, sheet
+from cifarcnn.prediction import prediction
 from cifarcnn.prediction.prediction import Failure, Prediction, Ranked
 from conftest import Run
 
-BLUE, ORANGE = (0, 114, 178), (190, 80, 0)
+BLUE, ORANGE = (0, 114, 178), (213, 94, 0)
 
 
 def answer(name: str = "cat.png", size: tuple[int, int] = (200, 100), **facts: object) -> Prediction:
@@ -61,7 +62,7 @@ def test_larger_pictures_are_scaled_down(tmp_path: Path) -> None:
 
 
 def test_doubt_is_orange(tmp_path: Path) -> None:
-    """The best class has a blue bar, an orange one where it is unsure or probably none of the ten."""
+    """The best class has a blue bar, an orange one where it is unsure or probably out of distribution."""
     path = tmp_path / "sheet.png"
     draw(path, [answer()], threshold=0.5)
     assert count(path, BLUE) > 200
@@ -114,6 +115,28 @@ def test_odd_names_and_failures(tmp_path: Path) -> None:
     made = draw(tmp_path / "sheet.png", answers)
     with Image.open(made.written[0]) as page:
         assert page.width < 1200
+
+
+@pytest.mark.parametrize("other", ["船.png", "\N{DUCK}.png", "\u0e41.png"])
+def test_names_that_the_typeface_lacks_are_told_apart(
+    other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are escaped, not drawn as equal boxes; what the typeface has stays as it is."""
+    drawn: list[str] = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda *call, **_: drawn.append(call[2]))
+    draw(tmp_path / "sheet.png", [answer("猫.png"), answer(other), answer("Čeština-ж-β.png")])
+    escaped = "".join(c if c.isascii() else c.encode("unicode_escape").decode() for c in other)
+    assert {"\\u732b.png", escaped, "Čeština-ж-β.png"} <= set(drawn)
+
+
+def test_long_names_of_classes_stay_in_their_cells() -> None:
+    """Neither the bar nor the neighbouring cell is written over."""
+    ranked = (Ranked("black-and-tan coonhound, " * 9, 1.0),)
+    tile = grid.Tile(None, [grid.Line(ranked[0].label, "#0072b2", probability=1.0)])
+    page = np.asarray(grid.draw([tile, tile], "title", columns=2, box=200))
+    column = page[grid.HEADER + 200 :, 20 + 200 : 20 + 200 + grid.GAP]
+    assert (column == 255).all()
+    assert (page[grid.HEADER + 200 :, 20 + 79 : 20 + 82] == 255).all()
 
 
 def test_existing_files_are_replaced_whole(tmp_path: Path) -> None:

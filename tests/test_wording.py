@@ -23,7 +23,7 @@ def test_one_of_a_kind_is_no_plural(number: int, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("share", "text"),
-    [(0.0, "0.0 %"), (1e-9, "<0.1 %"), (0.5, "50.0 %"), (0.9999, ">99.9 %"), (1.0, "100.0 %")],
+    [(0.0, "0.0%"), (1e-9, "<0.1%"), (0.5, "50.0%"), (0.9999, ">99.9%"), (1.0, "100.0%")],
 )
 def test_a_short_percentage_is_never_rounded_to_certainty(share: float, text: str) -> None:
     """Neither to the impossible."""
@@ -32,4 +32,4 @@ def test_a_short_percentage_is_never_rounded_to_certainty(share: float, text: st
 
 def test_a_share_is_shown_in_percent() -> None:
     """With as many decimals as wanted."""
-    assert (wording.percent(0.83504), wording.percent(0.83504, 1)) == ("83.50 %", "83.5 %")
+    assert (wording.percent(0.83504), wording.percent(0.83504, 1)) == ("83.50%", "83.5%")

@@ -40,6 +40,10 @@ class ImageError(CifarCNNError):
     """A picture cannot be read."""
 
 
+class FigureError(CifarCNNError):
+    """A figure or a report cannot be drawn or written."""
+
+
 class RunError(CifarCNNError):
     """A training run cannot start, continue or be saved."""
 

@@ -3,17 +3,17 @@
 
 def percent(share: float, digits: int = 2) -> str:
     """Return a share of 0 to 1 in percent."""
-    return f"{100 * share:.{digits}f} %"
+    return f"{share:.{digits}%}"
 
 
 def short_percent(probability: float) -> str:
-    """Return a probability in percent; only the impossible is 0 %, and only the certain 100 %."""
-    value = 100 * float(probability)
-    if 0 < value < 0.1:
-        return "<0.1 %"
-    if 99.9 < value < 100:
-        return ">99.9 %"
-    return f"{value:.1f} %"
+    """Return a probability in percent; only the impossible is 0%, and only the certain 100%."""
+    value = float(probability)
+    if 0 < value < 0.001:
+        return "<0.1%"
+    if 0.999 < value < 1:
+        return ">99.9%"
+    return f"{value:.1%}"
 
 
 def count(number: int, noun: str) -> str:

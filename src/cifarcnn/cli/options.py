@@ -21,7 +21,7 @@ data_option = click.option(
     "path",
     metavar="PATH",
     type=click.Path(path_type=Path),
-    help="Directory or archive that holds CIFAR-10. Default: search the places that `cifarcnn data` names.",
+    help="Directory or archive of CIFAR-10 or CIFAR-100, or cifar100. Default: search the usual places.",
 )
 images_option = click.option(
     "--data",

@@ -15,8 +15,8 @@ from cifarcnn.data.images import DEFAULT_RESIZE, RESIZES, Resize
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cifarcnn.figures.sheet import Sheet
     from cifarcnn.prediction.prediction import Answer
-    from cifarcnn.prediction.sheet import Sheet
 
 MOST_THUMBNAILS = 24
 """A table of more pictures than this is wanted short."""
@@ -101,7 +101,7 @@ def predict(
     if threshold is not None and math.isnan(threshold):
         raise click.BadParameter("expected a number from 0 to 1, but it is nan", param_hint="--threshold")
     if output:
-        from cifarcnn.prediction import sheet
+        from cifarcnn.figures import sheet
 
         sheet.check(output)
     form = form or ("thumbnails" if not no_thumbnails and _shows_colours() else "table")
@@ -121,7 +121,7 @@ def predict(
             sheet.check_apart(output, answers.paths)
         stream: Iterator[Answer] = iter(answers)
         if explain:
-            from cifarcnn.prediction import explanation
+            from cifarcnn.figures import explanation
 
             places = sheet.places(output, len(answers.paths)) if output else ()
             explanation.check_apart(explain, answers.paths, places)

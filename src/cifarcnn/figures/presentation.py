@@ -1,7 +1,7 @@
 """Everything shown of a model or a run: pictures and the page, made from results and what a run left on disk.
 
 How each picture looks stands in ``charts`` and ``galleries``, the page in ``report``; the figures themselves
-come from ``evaluation``.
+come from ``evaluation``. What keeps one from being drawn or written is a ``FigureError``.
 """
 
 import contextlib
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifarcnn import config, metrics
-from cifarcnn.data.cifar10 import CLASSES, Bytes, Images
-from cifarcnn.errors import CifarCNNError, RunError, UsageError
+from cifarcnn.data.cifar10 import CLASSES, Images
+from cifarcnn.errors import FigureError, RunError, UsageError, reason
 from cifarcnn.machine import files
 from cifarcnn.metrics import Array, Metrics
 from cifarcnn.models import modelfile
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cifarcnn.evaluation.evaluation import Evaluation
 
 WORST = 20
+Facts = dict[str, Mapping[str, Any]]
 
 
 def write_figures(evaluation: "Evaluation", directory: Path, worst: int = 10) -> list[Path]:
@@ -42,25 +43,27 @@ def write_figures(evaluation: "Evaluation", directory: Path, worst: int = 10) ->
 
     Raises:
         UsageError: the number of mistakes is impossible.
-        CifarCNNError: the directory cannot be written.
+        FigureError: a figure cannot be drawn or written.
     """
     if not 1 <= worst <= 1000:
         raise UsageError(f"cannot show {worst} mistakes in one picture; expected 1 to 1000")
     from cifarcnn.figures import charts, galleries
 
-    subject = (evaluation.images.images, evaluation.images.labels, evaluation.probabilities)
+    images, figures = evaluation.images, evaluation.metrics
+    classes = _classes(images)
+    subject = (images.images, images.labels, evaluation.probabilities, classes)
     names = ("confusion.png", "reliability.png", "mistakes.png", "samples.png", "filters.png")
-    confusion, reliability, mistakes, samples, filters = (directory / name for name in names)
+    paths = [directory / name for name in names]
     with _writing("the figures", directory, "choose another directory with --figures"):
         directory.mkdir(parents=True, exist_ok=True)
-        charts.confusion_matrix(evaluation.metrics.confusion, confusion)
-        charts.reliability(evaluation.metrics.bins, reliability)
-        galleries.worst_mistakes(*subject, mistakes, worst)
-        galleries.sample_predictions(*subject, samples)
+        charts.confusion_matrix(figures.confusion, classes, paths[0])
+        charts.reliability(figures.bins, paths[1])
+        galleries.worst_mistakes(*subject, paths[2], worst)
+        galleries.sample_predictions(*subject, paths[3])
         if evaluation.first_kernel is None:
-            return [confusion, reliability, mistakes, samples]
-        galleries.first_layer_filters(evaluation.first_kernel, filters)
-    return [confusion, reliability, mistakes, samples, filters]
+            return paths[:-1]
+        galleries.first_layer_filters(evaluation.first_kernel, paths[4])
+    return paths
 
 
 def write_report(evaluation: "Evaluation", directory: Path, worst: int = WORST) -> Path:
@@ -77,32 +80,27 @@ def write_report(evaluation: "Evaluation", directory: Path, worst: int = WORST) 
         The file written.
 
     Raises:
-        CifarCNNError: the directory cannot be written, or the run's own files are damaged.
+        RunError: the run's own files are damaged.
+        FigureError: the page cannot be drawn or written.
     """
-    from cifarcnn.figures import report
-
-    images, model = evaluation.images, evaluation.model
+    model, name = evaluation.model, modelfile.display_name(evaluation.model)
     home = RunDirectory(model.parent)
     run = _read_run(home) if model in (home.best, home.last) else None
     facts, epochs, commands = run or (_stored_facts(evaluation.metadata), [], [])
-    name = modelfile.display_name(model)
     command = ["cifarcnn", "evaluate", name, "--split", evaluation.split]
-    if evaluation.data is not None:
-        command += ["--data", evaluation.data]
+    command += [] if evaluation.data is None else ["--data", evaluation.data]
     command += ["--tta"] * bool(evaluation.averaged)
-    path = directory / "report.html"
     with _writing("the report", directory, "choose another directory with --report"):
         directory.mkdir(parents=True, exist_ok=True)
-        report.write_report(
-            path,
+        return _write_page(
+            directory / "report.html",
             f"{name} on {evaluation.metrics.n:,} {evaluation.split} images",
-            report.Subject(images.images, images.labels, evaluation.probabilities, evaluation.metrics),
-            facts={"Evaluation": _measured_facts(evaluation), **facts},
-            commands=[*commands, shlex.join(command)],
-            epochs=epochs,
-            worst=worst,
+            (evaluation.images, evaluation.probabilities, evaluation.metrics),
+            {"Evaluation": _measured_facts(evaluation), **facts},
+            [*commands, shlex.join(command)],
+            epochs,
+            worst,
         )
-    return path
 
 
 def write_run_report(run: RunDirectory, validation: Images | None, data: str | None = None) -> Path:
@@ -118,71 +116,100 @@ def write_run_report(run: RunDirectory, validation: Images | None, data: str | N
 
     Raises:
         RunError: the run's files are missing or damaged.
-        CifarCNNError: the directory cannot be written.
+        FigureError: the page cannot be drawn or written.
     """
-    from cifarcnn.figures import report
-
     found = _read_run(run, data)
     if found is None:
         raise RunError(
             f"{run.path} holds no {run.settings.name}; expected a run directory of 'cifarcnn train'"
         )
     facts, epochs, commands = found
-    subject, title = None, run.path.absolute().name
+    measured, title = None, run.path.absolute().name
     if validation is not None:
         model = modelfile.load(run.best)
         probabilities = model.calibrated(model.probabilities(validation.images))
-        figures = metrics.measure(probabilities, validation.labels)
-        subject = report.Subject(validation.images, validation.labels, probabilities, figures)
+        measured = (validation, probabilities, metrics.measure(probabilities, validation.labels))
         title = f"{title} on {len(validation):,} validation images"
     place = [] if data is None else ["--data", data]
     commands = [*commands, shlex.join(["cifarcnn", "evaluate", str(run.best), *place])]
-    mend = f"the run is finished; make room, then: {resume_command(run.path)}"
-    with _writing("the report", run.path, mend):
-        report.write_report(
-            run.report, title, subject, facts=facts, commands=commands, epochs=epochs, worst=WORST
-        )
-    return run.report
+    advice = f"the run is finished; make room, then: {resume_command(run.path)}"
+    with _writing("the report", run.path, advice):
+        return _write_page(run.report, title, measured, facts, commands, epochs)
 
 
 def redraw(
-    run: RunDirectory, rows: Sequence[dict[str, Any]], probabilities: Array | None, labels: Bytes | None
+    run: RunDirectory,
+    rows: Sequence[dict[str, Any]],
+    probabilities: Array | None,
+    labels: Array | None,
+    *,
+    classes: Sequence[str] = CLASSES,
+    best_epoch: int | None = None,
 ) -> dict[str, Path]:
     """Draw the pictures of a training that is under way, each whole or not at all.
 
     Args:
         run: gets ``curves.png`` and, with validation images, ``confusion.png``.
         rows: the completed epochs, at least one, as ``charts.learning_curves`` takes them.
-        probabilities: float (n, 10), the answers to the validation images; None without any.
-        labels: uint8 (n,), their classes.
+        probabilities: float (n, classes), the predictions on the validation images; None without any.
+        labels: int (n,), their classes.
+        classes: the names of the classes.
+        best_epoch: the epoch whose model is the best so far.
 
     Returns:
         The files by their names without suffix.
 
     Raises:
-        OSError: the directory cannot be written.
+        FigureError: a picture cannot be drawn or written.
     """
     from cifarcnn.figures import charts
 
     written = [run.curves]
-    charts.learning_curves(rows, run.curves)
-    if probabilities is not None and labels is not None:
-        confusion = metrics.confusion_matrix(probabilities.argmax(axis=1), labels, len(CLASSES))
-        charts.confusion_matrix(confusion, run.confusion)
-        written.append(run.confusion)
+    with _writing("the figures", run.path, "the training goes on without them"):
+        charts.learning_curves(rows, run.curves, best_epoch)
+        if probabilities is not None and labels is not None:
+            confusion = metrics.confusion_matrix(probabilities.argmax(axis=1), labels, len(classes))
+            charts.confusion_matrix(confusion, classes, run.confusion)
+            written.append(run.confusion)
     return {path.stem: path for path in written}
 
 
 @contextlib.contextmanager
-def _writing(what: str, directory: Path, mend: str) -> Iterator[None]:
+def _writing(what: str, directory: Path, advice: str) -> Iterator[None]:
     """Turn a failure to write into one line."""
     try:
         yield
     except OSError as problem:
-        raise CifarCNNError(f"cannot write {what} to {directory}: {problem.strerror}; {mend}") from problem
+        raise FigureError(f"cannot write {what} to {directory}: {reason(problem)}; {advice}") from problem
 
 
-Facts = dict[str, Mapping[str, Any]]
+def _write_page(
+    path: Path,
+    title: str,
+    measured: tuple[Images, Array, Metrics] | None,
+    facts: Facts,
+    commands: Sequence[str],
+    epochs: Sequence[dict[str, Any]],
+    worst: int = WORST,
+) -> Path:
+    """Write the page, whole or not at all; ``measured`` are images, their probabilities, and the figures."""
+    from cifarcnn.figures import report
+
+    subject = None
+    if measured:
+        images, probabilities, figures = measured
+        subject = report.Subject(images.images, images.labels, probabilities, figures, _classes(images))
+    validated = [row for row in epochs if row["val_accuracy"] is not None]
+    # The first of equals, as a training chooses its best model.
+    best = max(validated, key=lambda row: row["val_accuracy"], default={}).get("epoch")
+    text = report.page(title, subject, facts, commands, epochs=epochs, best_epoch=best, worst=worst)
+    # Names of files may hold bytes that are no UTF-8.
+    files.write_bytes(path, text.encode("utf-8", "backslashreplace"))
+    return path
+
+
+def _classes(images: Images) -> Sequence[str]:
+    return getattr(images, "classes", CLASSES)
 
 
 def _read_run(
@@ -209,7 +236,7 @@ def _read_run(
 
 
 def _train_command(settings: dict[str, Any], data: str | None) -> str:
-    """What to type to train with these settings: the options that differ from the recipe's."""
+    """Return what to type to train with these settings: the options that differ from the recipe's."""
     chosen = {name: settings[name] for name in ("arch", "recipe")}
     usual = dataclasses.asdict(config.resolve(chosen))
     words = ["cifarcnn", "train"]
@@ -221,14 +248,14 @@ def _train_command(settings: dict[str, Any], data: str | None) -> str:
 
 
 def _stored_facts(metadata: dict[str, Any]) -> Facts:
-    """What a model that lies alone says about itself."""
+    """Return what a model that lies alone says about itself."""
     stored = {name: value for name, value in metadata.items() if not isinstance(value, dict | list)}
     environment = metadata.get("facts")
     return {"Model": stored, **({"Environment": environment} if isinstance(environment, dict) else {})}
 
 
 def _measured_facts(evaluation: "Evaluation") -> dict[str, Any]:
-    """What the headline of the page leaves out."""
+    """Return what the headline of the page leaves out."""
     from cifarcnn.evaluation.evaluation import VIEWS
 
     def brief(figures: Metrics) -> str:

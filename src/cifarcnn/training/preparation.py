@@ -20,7 +20,7 @@ from cifarcnn.data.cifar10 import Images
 from cifarcnn.errors import CifarCNNError, RunError, UsageError
 from cifarcnn.events import EpochDone, Event, Note, OnEvent, StepsDone
 from cifarcnn.machine import backend, devices
-from cifarcnn.models import heldout
+from cifarcnn.models import modelfile
 from cifarcnn.runs.run import Checkpoint, RunDirectory
 from cifarcnn.training import cluster, meeting, preflight
 from cifarcnn.training.cluster import LONGEST_WAIT, WAIT_SECONDS, Cluster
@@ -121,7 +121,7 @@ def find(data: str | Path | None, company: Company, on_event: OnEvent) -> Found:
         "cpu": hardware.cpu,
         "cpus": hardware.cpus,
         "workers": len(company.cluster.workers) if company.cluster else 1,
-        heldout.TRAINED_ON: images.sha256(),
+        modelfile.TRAINED_ON: images.sha256(),
     }
     return Found(images, hardware, facts, sources.absolute(data))
 
@@ -230,7 +230,7 @@ def _setup(
     company: Company,
     on_event: OnEvent,
 ) -> "Setup":
-    as_measured = found.facts[heldout.TRAINED_ON] == cifar10.TRAINING_IMAGES_SHA256
+    as_measured = found.facts[modelfile.TRAINED_ON] == cifar10.TRAINING_IMAGES_SHA256
     if as_measured and (expected := expectations.of(settings)):
         on_event(Note(expected.sentence()))
     if settings.patience and not settings.val_size:
@@ -310,7 +310,7 @@ def compare(checkpoint: Checkpoint, found: Found, directory: RunDirectory, on_ev
         name: (before.get(name), value) for name, value in found.facts.items() if before.get(name) != value
     }
     for name, mend in (
-        (heldout.TRAINED_ON, "name the images that it began with, with --data"),
+        (modelfile.TRAINED_ON, "name the images that it began with, with --data"),
         ("backend", f"set KERAS_BACKEND={before.get('backend')}"),
     ):
         if name in differing:

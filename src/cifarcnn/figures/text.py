@@ -1,4 +1,4 @@
-"""Text drawn into pictures with Pillow, in the typeface that comes with matplotlib."""
+"""Text drawn into pictures with Pillow, in the typeface that comes with Matplotlib."""
 
 import functools
 from importlib.util import find_spec
@@ -8,23 +8,34 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
-Colour = tuple[int, int, int]
-BLACK, GREY, PALE = (0, 0, 0), (96, 96, 96), (226, 226, 226)
-BLUE, ORANGE, RED = (0, 114, 178), (190, 80, 0), (178, 24, 24)
+NONCHARACTER = "\uffff"
+"""What no typeface has a shape for."""
 
 
 @functools.cache
 def font(size: int, bold: bool = False) -> "FreeTypeFont | ImageFont":
-    """Return DejaVu Sans in a size in pixels; without matplotlib's copy, Pillow's own Latin typeface."""
+    """Return DejaVu Sans in a size in pixels; without Matplotlib's copy, Pillow's own Latin typeface."""
     from PIL import ImageFont
 
-    # Found without importing matplotlib, which takes longer than drawing the text.
+    # Found without importing Matplotlib, which takes longer than drawing the text.
     found = find_spec("matplotlib")
     for folder in (found.submodule_search_locations or ()) if found else ():
         file = Path(folder, "mpl-data", "fonts", "ttf", f"DejaVuSans{'-Bold' if bold else ''}.ttf")
         if file.is_file():
             return ImageFont.truetype(file, size, layout_engine=ImageFont.Layout.BASIC)
     return ImageFont.load_default(size)
+
+
+def drawable(text: str) -> str:
+    """Escape what the typeface would draw as an empty box, so that different names look different."""
+    return text if text.isascii() else "".join(map(_drawable, text))
+
+
+@functools.cache
+def _drawable(character: str) -> str:
+    mask = font(16).getmask
+    missing = bytes(mask(character)) == bytes(mask(NONCHARACTER))
+    return character.encode("unicode_escape").decode() if missing else character
 
 
 def shortened(text: str, width: int, size: int, bold: bool = False) -> str:
