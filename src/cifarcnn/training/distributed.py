@@ -38,6 +38,10 @@ class SingleDevice:
         """Return the context in which model and optimizer are made."""
         return contextlib.nullcontext()
 
+    def explaining_errors(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context that turns the loss of a worker into one line."""
+        return contextlib.nullcontext()
+
     def hold(self, images: npt.NDArray[np.uint8], margin: int) -> None:
         """Put the training images on every device that gathers."""
 
@@ -64,7 +68,7 @@ class SingleDevice:
         """Raise RunError if the devices' weights differ."""
 
     def agree(self, settings: Settings, facts: Mapping[str, Any], *, resumed: bool) -> Settings:
-        """Return the chief's settings on every worker, or raise RunError if workers would train differently."""
+        """Return the chief's settings on every worker; raise RunError if one would train differently."""
         return settings
 
 
