@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from cifarcnn.prediction.picturefiles import Failure as Failure
     from cifarcnn.prediction.prediction import Prediction as Prediction
     from cifarcnn.prediction.prediction import predict as predict
-    from cifarcnn.training.train import resume as resume
     from cifarcnn.training.series import resume_series as resume_series
     from cifarcnn.training.series import train_seeds as train_seeds
     from cifarcnn.training.series import train_sweep as train_sweep
     from cifarcnn.training.series import train_task as train_task
+    from cifarcnn.training.train import resume as resume
     from cifarcnn.training.train import train as train
 
 _PUBLIC = {

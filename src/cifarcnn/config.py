@@ -250,7 +250,7 @@ def read_toml(path: str | Path) -> dict[str, Value]:
 
 
 def merged(file: str | Path | None, overrides: Mapping[str, Value]) -> dict[str, Value]:
-    """Return the settings of a file, if there is one, and those given besides, which win unless they are None.
+    """Return the settings of a file, if there is one, under those given besides; None counts as not given.
 
     Raises:
         UsageError: as for ``read_toml``.

@@ -119,7 +119,7 @@ def training_flops(settings: config.Settings) -> int:
     weights, and that of each layer's input where a trainable layer comes before.
 
     Args:
-        settings: of which the architecture, the epochs, the batch size, the images and their resolutions count.
+        settings: of which architecture, epochs, batch size, images and their resolutions count.
     """
     from cifarcnn.machine import backend
 

@@ -11,7 +11,7 @@ A run directory holds
 ``confusion.png``     the confusion matrix of the last epoch on the validation images,
 ``report.html``       everything about the finished run on one page,
 ``tensorboard/``      the same figures for TensorBoard,
-``checkpoint.npz``    everything on which the rest of the training depends; while it lasts, also the one before,
+``checkpoint.npz``    everything on which the rest of the training depends; until it ends, the one before too,
 ``failure.json``      why the last sitting failed, if it did,
 ``skipped.txt``       the pictures that could not be read, if there were any.
 

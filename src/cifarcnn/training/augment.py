@@ -1,4 +1,4 @@
-"""Which image, crop, flip and colour each training step sees, as index arithmetic in NumPy; and a sheet of it.
+"""Which image, crop, flip and colour each training step sees: index arithmetic in NumPy; and a sheet of it.
 
 In training, ``model`` gathers the pixels on the device; ``cut`` gathers the same ones for people to look at.
 """

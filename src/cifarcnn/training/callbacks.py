@@ -87,7 +87,7 @@ class StepCallback(keras.callbacks.Callback):  # type: ignore[misc]
             self.model.stop_training = True
 
     def stop_flags(self) -> npt.NDArray[np.bool_]:
-        """Return whether this process has reason to end ``fit``: each signal, and a checkpoint that is due."""
+        """Return whether this process has reason to end ``fit``: each signal, and a due checkpoint."""
         due = time.monotonic() - self.started > CHECKPOINT_SECONDS
         return np.append(stop_flags(self.stop), due)
 

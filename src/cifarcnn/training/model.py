@@ -99,8 +99,8 @@ class Models:
         if [tuple(variable.shape) for variable in variables] != [value.shape for value in values]:
             raise RunError(
                 f"the checkpoint holds {len(values)} variables that do not fit the {len(variables)} of this"
-                " network and optimizer; it was written by another version of cifarcnn: resume it with the one"
-                " in its environment.json, or start a new run"
+                " network and optimizer; it was written by another version of cifarcnn: resume it with the"
+                " one in its environment.json, or start a new run"
             )
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
@@ -339,10 +339,10 @@ def _accumulate_on_tensorflow(model: TrainingModel, data: Any) -> Any:
 
     inputs, targets = data
     steps = model.accumulation_steps
-    divided = [_divide(array, steps) for array in data]
+    divided_inputs, divided_targets = (_divide(array, steps) for array in data)
 
     def add(part: Any, sums: Any, loss: Any, logits: Any) -> Any:
-        found, more, outputs = gradients(model, *(array[part] for array in divided), steps)
+        found, more, outputs = gradients(model, divided_inputs[part], divided_targets[part], steps)
         sums = [total + share for total, share in zip(sums, found, strict=True)]
         return part + 1, sums, loss + more, logits.write(part, outputs)
 

@@ -76,8 +76,11 @@ class Replicas:
         share = batch_size // self.count
         batches = len(picks) // batch_size
         # (batch, replica, part, image, ...)
+        steps = model.accumulation_steps
         divided = [
-            array.reshape(batches, model.accumulation_steps, self.count, share // model.accumulation_steps, -1).swapaxes(1, 2)
+            array.reshape(
+                batches, model.accumulation_steps, self.count, share // model.accumulation_steps, -1
+            ).swapaxes(1, 2)
             for array in (picks.astype(np.int64), targets)
         ]
         done = 0
@@ -88,7 +91,9 @@ class Replicas:
             totals = np.asarray(model.train_function(self.store, *mine, wishes))
             images = steps * batch_size
             loss, correct = float(totals[0]) * batch_size, float(totals[1])
-            for variable, amount in zip(model.metrics_variables, (loss, images, correct, images), strict=True):
+            for variable, amount in zip(
+                model.metrics_variables, (loss, images, correct, images), strict=True
+            ):
                 variable.assign_add(amount)
             done += steps
             callback.agreed = totals[2:] > 0

@@ -1,8 +1,8 @@
 """The random streams of a training: every number drawn comes from one of these, by seed and epoch alone.
 
 No generator lives from one epoch to the next, so a resumed training draws what an uninterrupted one would
-have. (The division into training and validation images, which must be the same for ever, has its own generator
-in ``data.cifar10``; Keras draws the initial weights of layers from its global seed.)
+have. (The division into training and validation images, which must never change, has its own generator in
+``data.cifar10``; Keras draws the initial weights of layers from its global seed.)
 """
 
 from enum import IntEnum

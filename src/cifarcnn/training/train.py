@@ -1,6 +1,6 @@
 """Train a network: the public functions ``train`` and ``resume``, and the ``Trainer`` behind both.
 
-Read ``Trainer.fit`` first. ``fit`` of Keras is called once an epoch, on that epoch's crops; everything between
+Read ``Trainer.fit`` first. Keras's ``fit`` is called once an epoch, on that epoch's crops; everything between
 two calls follows from the settings, the epoch's number and the checkpointed variables, so a training can stop
 after any step and go on as if it had not.
 """
