@@ -89,47 +89,35 @@ def prepare(
     """Get images and hardware, choose, and hold the devices for the length of the block.
 
     Args:
-        settings: the user's, or the run's.
-        data: where the data set is.
-        on_event: told what was chosen.
+        settings: the user's, or the run's; a worker that goes on with the chief's run is told them.
+        data, on_event, wait, scale_batch: as for ``train``.
         explicit: the settings that are the user's own, and not a default to be fitted to few images.
-        checkpoint: of the run that goes on; None for a new one, or where another worker has it.
+        checkpoint: of the run that goes on, where this process has it.
         resumed: whether a run goes on.
         cluster: the processes that train together, None for this one alone.
-        wait: seconds to wait for them.
-        scale_batch: multiply batch size and learning rate by the number of devices.
-
-    Raises:
-        UsageError: the settings do not suit the images or the hardware.
-        DataError: the images cannot be had.
-        RunError: the run to resume was another's, or another worker does not come or would train differently.
     """
     data = _stored_place(checkpoint) if data is None and checkpoint else data
     images = sources.load("train", data, on_event)
-    own = None
-    if checkpoint is not None or resumed:
-        own = _own_validation(data, on_event) if not checkpoint or VALIDATED_ON in checkpoint.facts else None
-    elif "val_size" not in explicit:
-        own = _own_validation(data, on_event)
+    holds_out = "val_size" in explicit if checkpoint is None else VALIDATED_ON not in checkpoint.facts
+    own = None if holds_out else _own_validation(data, on_event)
     hardware = backend.hardware()
     facts = _facts(images, hardware, cluster)
+    all_facts = facts if own is None else {**facts, VALIDATED_ON: own.sha256()}
     if checkpoint is not None:
-        compare(checkpoint, facts | _validation_facts(own), on_event)
+        compare(checkpoint, all_facts, on_event)
     elif not resumed:
         settings = fit_to_images(settings, images, explicit, own, on_event)
     workers = len(cluster.workers) if cluster else 1
     settings, choice = _choose(hardware, settings, workers, on_event, scale_batch=scale_batch)
-    several = cluster is not None or choice.count > 1
     with (
-        backend.running_on(choice, hardware.cpus, alone=not several),
+        backend.running_on(choice, hardware.cpus, alone=workers * choice.count == 1),
         distributed.connect(choice, cluster, wait, on_event) as joined,
     ):
         settings = joined.agree(settings, facts, resumed=resumed)
         train, validation = divide(images, settings, own)
         _tell(settings, choice, facts, validation, on_event)
-        facts |= _validation_facts(own)
         place, skipped = sources.absolute(data), getattr(images, "skipped", ())
-        setup = Setup(settings, choice, train, validation, facts, place, joined, skipped)
+        setup = Setup(settings, choice, train, validation, all_facts, place, joined, skipped)
         with setup.explaining_errors():
             yield setup
 
@@ -139,12 +127,7 @@ def fit_to_images(
 ) -> Settings:
     """Fit what the user left to the defaults, which were made for 50,000 images, to a user's own images.
 
-    Args:
-        settings: the user's, completed.
-        images: all that the training was given.
-        explicit: the names of the settings that the user gave.
-        own: the data set's own validation images, if it brings some.
-        on_event: told what was changed.
+    ``own`` are the data set's own validation images, which make it unnecessary to hold some out.
     """
     changes: dict[str, Any] = {}
     if own is not None and "val_size" not in explicit:
@@ -309,10 +292,6 @@ def _own_validation(data: str | Path | None, on_event: OnEvent) -> Images | None
     """Return the validation images that a data set brings, if it does."""
     load = getattr(sources, "validation", None)
     return load(data, on_event) if load else None
-
-
-def _validation_facts(own: Images | None) -> dict[str, Any]:
-    return {} if own is None else {VALIDATED_ON: own.sha256()}
 
 
 def _facts(images: Images, hardware: Hardware, cluster: Cluster | None) -> dict[str, Any]:
