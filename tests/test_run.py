@@ -47,7 +47,7 @@ def test_a_run_directory_is_never_used_twice(tmp_path: Path) -> None:
     """Two runs that begin in the same second get a directory each."""
     made = {RunDirectory.create(tmp_path / "new" / "runs", Settings()).path for _ in range(3)}
     assert len(made) == 3
-    assert all("-vgg2-fast-seed0" in path.name for path in made)
+    assert all("-whiten6-small-fast-seed0" in path.name for path in made)
 
 
 def test_a_checkpoint_reads_back_as_it_was(tmp_path: Path) -> None:
