@@ -7,6 +7,7 @@ import atexit
 import errno
 import gc
 import io
+import keyword
 import os
 import signal
 import sys
@@ -28,7 +29,7 @@ CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 STOPPED = 128 + signal.SIGTERM
 """The exit code after SIGTERM."""
 
-COMMANDS = ("train", "runs", "evaluate", "predict", "summary", "export", "data")
+COMMANDS = ("train", "runs", "evaluate", "predict", "summary", "export", "import", "data")
 
 
 class _Commands(UserDict[str, click.Command]):
@@ -37,7 +38,8 @@ class _Commands(UserDict[str, click.Command]):
     def __getitem__(self, name: str) -> click.Command:
         if name not in COMMANDS:
             return super().__getitem__(name)
-        command: click.Command = getattr(import_module(f"cifarcnn.cli.{name}"), name)
+        word = f"{name}_" if keyword.iskeyword(name) else name
+        command: click.Command = getattr(import_module(f"cifarcnn.cli.{word}"), word)
         return command
 
 

@@ -15,12 +15,12 @@ from typing import Any
 from cifarcnn import config, expectations
 from cifarcnn.config import Settings
 from cifarcnn.data import cifar10, sources
-from cifarcnn.data.cifar10 import CLASSES, Images, stratified_split, stratified_subset
+from cifarcnn.data.cifar10 import Images, stratified_split, stratified_subset
 from cifarcnn.errors import RunError, UsageError
 from cifarcnn.events import Note, OnEvent
 from cifarcnn.machine import backend, devices
 from cifarcnn.machine.devices import Choice, Hardware
-from cifarcnn.models.heldout import TRAINED_ON
+from cifarcnn.models.modelfile import TRAINED_ON
 from cifarcnn.runs.run import Checkpoint
 from cifarcnn.training import distributed
 from cifarcnn.training.cluster import WAIT_SECONDS, Cluster
@@ -99,7 +99,7 @@ def prepare(
     data = _stored_place(checkpoint) if data is None and checkpoint else data
     images = sources.load("train", data, on_event)
     holds_out = "val_size" in explicit if checkpoint is None else VALIDATED_ON not in checkpoint.facts
-    own = None if holds_out else _own_validation(data, on_event)
+    own = None if holds_out else sources.validation(data, on_event)
     hardware = backend.hardware()
     facts = _facts(images, hardware, cluster)
     all_facts = facts if own is None else {**facts, VALIDATED_ON: own.sha256()}
@@ -116,7 +116,7 @@ def prepare(
         settings = joined.agree(settings, facts, resumed=resumed)
         train, validation = divide(images, settings, own)
         _tell(settings, choice, facts, validation, on_event)
-        place, skipped = sources.absolute(data), getattr(images, "skipped", ())
+        place, skipped = sources.absolute(data), images.skipped
         setup = Setup(settings, choice, train, validation, all_facts, place, joined, skipped)
         with setup.explaining_errors():
             yield setup
@@ -132,7 +132,7 @@ def fit_to_images(
     changes: dict[str, Any] = {}
     if own is not None and "val_size" not in explicit:
         changes["val_size"] = 0
-        on_event(Note(f"validation: the {len(own):,} images that {images.source or 'the data set'} brings"))
+        on_event(Note(f"validation: these {len(own):,} images; none are held out of the training images"))
     elif "val_size" not in explicit and settings.val_size > len(images) // 5:
         changes["val_size"] = len(images) // 5
     count = len(images) - changes.get("val_size", settings.val_size)
@@ -171,11 +171,6 @@ def divide(images: Images, settings: Settings, own: Images | None = None) -> tup
             f" expected {len(rest)} or less"
         )
     return images.at(rest), images.at(held_out) if settings.val_size else own
-
-
-def class_names(images: Images) -> tuple[str, ...]:
-    """Return the classes of images, CIFAR-10's unless they have their own."""
-    return getattr(images, "classes", CLASSES)
 
 
 def check_shares(settings: Settings, count: int) -> None:
@@ -286,12 +281,6 @@ def _stored_place(checkpoint: Checkpoint) -> str | None:
     raise UsageError(
         f"the images that the run was trained on are gone from {place!r}; name where they are now with --data"
     )
-
-
-def _own_validation(data: str | Path | None, on_event: OnEvent) -> Images | None:
-    """Return the validation images that a data set brings, if it does."""
-    load = getattr(sources, "validation", None)
-    return load(data, on_event) if load else None
 
 
 def _facts(images: Images, hardware: Hardware, cluster: Cluster | None) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from cifarcnn.runs.progress import Progress, images_per_second
 from cifarcnn.runs.run import Checkpoint, RunDirectory
 from cifarcnn.training import augment, distributed
 from cifarcnn.training.cluster import WAIT_SECONDS, Cluster
-from cifarcnn.training.setup import Setup, class_names, prepare, resumed_settings
+from cifarcnn.training.setup import Setup, prepare, resumed_settings
 from cifarcnn.wording import count
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ class Trainer:
 
         self.setup, self.settings, self.devices = setup, setup.settings, setup.devices
         self.on_event, self.checkpoint = on_event, checkpoint
-        self.classes = class_names(setup.train)
+        self.classes = setup.train.classes
         self.steps = len(setup.train) // self.settings.batch_size
         self.targets = _smoothed_one_hot(setup.train.labels, len(self.classes), self.settings.label_smoothing)
         self.rates = optimizer.learning_rates(self.settings, self.steps)
@@ -350,7 +350,7 @@ class Trainer:
         """Return the export model's loss and accuracy on the validation images, as ``evaluate`` has them."""
         found: list[float | None] = [None, None]
         if self.devices.is_chief and (images := self.setup.validation) is not None:
-            network = modelfile.Model(self.directory.last, {}, self.models.export)
+            network = modelfile.Model(self.directory.last, {}, self.models.export, classes=self.classes)
             self.probabilities = network.probabilities(images.images)
             loss = float(metrics.losses(self.probabilities, images.labels).mean())
             found = [loss, float((self.probabilities.argmax(axis=1) == images.labels).mean())]
