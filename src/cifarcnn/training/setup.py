@@ -79,7 +79,7 @@ def prepare(
     data: str | Path | None,
     on_event: OnEvent,
     *,
-    explicit: Set[str] = frozenset(),
+    explicit: Set[str] | None = None,
     checkpoint: Checkpoint | None = None,
     resumed: bool = False,
     cluster: Cluster | None = None,
@@ -91,13 +91,16 @@ def prepare(
     Args:
         settings: the user's, or the run's; a worker that goes on with the chief's run is told them.
         data, on_event, wait, scale_batch: as for ``train``.
-        explicit: the settings that are the user's own, and not a default to be fitted to few images.
+        explicit: the settings that are the user's own, and not a default to be fitted to few images; if it
+            is not told, those that are not the recipe's.
         checkpoint: of the run that goes on, where this process has it.
         resumed: whether a run goes on.
         cluster: the processes that train together, None for this one alone.
     """
     data = _stored_place(checkpoint) if data is None and checkpoint else data
     images = sources.load("train", data, on_event)
+    if explicit is None:
+        explicit = config.differing_from_recipe(settings)
     holds_out = "val_size" in explicit if checkpoint is None else VALIDATED_ON not in checkpoint.facts
     own = None if holds_out else sources.validation(data, on_event)
     hardware = backend.hardware()
