@@ -141,7 +141,7 @@ def start(
 
     ``options`` are those of ``setup.prepare``.
     """
-    on_event = _quieter(options.get("cluster"), on_event)
+    on_event = _events_for_worker(options.get("cluster"), on_event)
     with prepare(settings, data, on_event, **options) as setup, contextlib.ExitStack() as stack:
         trainer = Trainer(setup, on_event)
         directory = None
@@ -182,7 +182,7 @@ def resume(
         Interrupted: as for ``train``.
     """
     cluster = distributed.find_cluster(alone=alone, wait=wait)
-    on_event = _quieter(cluster, on_event)
+    on_event = _events_for_worker(cluster, on_event)
     options: dict[str, Any] = {"resumed": True, "cluster": cluster, "wait": wait}
     if cluster is not None and not cluster.chief:
         devices = config.resolve({name: settings.get(name) for name in ("device", "devices")})
@@ -494,7 +494,7 @@ def _smoothed_one_hot(labels: npt.NDArray[Any], classes: int, smoothing: float) 
     return targets
 
 
-def _quieter(cluster: Cluster | None, on_event: OnEvent) -> OnEvent:
+def _events_for_worker(cluster: Cluster | None, on_event: OnEvent) -> OnEvent:
     """Leave progress to the chief; the other workers tell only what was chosen there."""
     if cluster is None or cluster.chief:
         return on_event
@@ -514,8 +514,8 @@ def _tell_resumed(directory: RunDirectory, before: Checkpoint, setup: Setup, on_
     if not progress.finished(new):
         on_event(Note(f"resuming {directory.path} in epoch {progress.epoch + 1} after step {progress.step}"))
     changes = [("device", old.device, new.device), ("devices", old.devices or 1, new.devices or 1)]
-    if told := [f"{name} was {was}, is {now} now" for name, was, now in changes if was != now]:
-        on_event(Note(f"warning: {', '.join(told)}: the result may differ in the last digits"))
+    if changed := [f"{name} was {was}, is {now} now" for name, was, now in changes if was != now]:
+        on_event(Note(f"warning: {', '.join(changed)}: the result may differ in the last digits"))
     if old.epochs != new.epochs and not progress.finished(new):
         steps = len(setup.train) // new.batch_size
         done = progress.epoch * steps + progress.step
