@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from cifarcnn.prediction.picturefiles import Failure as Failure
     from cifarcnn.prediction.prediction import Prediction as Prediction
     from cifarcnn.prediction.prediction import predict as predict
-    from cifarcnn.training.resumption import resume as resume
     from cifarcnn.training.series import resume_series as resume_series
     from cifarcnn.training.series import train_seeds as train_seeds
     from cifarcnn.training.series import train_sweep as train_sweep
     from cifarcnn.training.series import train_task as train_task
-    from cifarcnn.training.training import train as train
+    from cifarcnn.training.train import resume as resume
+    from cifarcnn.training.train import train as train
 
 _PUBLIC = {
     "ARCHITECTURES": "architectures:ARCHITECTURES",
@@ -51,10 +51,10 @@ _PUBLIC = {
     "load_images": "data.sources:load",
     "load_model": "models.modelfile:load",
     "predict": "prediction.prediction:predict",
-    "resume": "training.resumption:resume",
+    "resume": "training.train:resume",
     "resume_series": "training.series:resume_series",
     "summarise": "models.summaries:summarise",
-    "train": "training.training:train",
+    "train": "training.train:train",
     "train_seeds": "training.series:train_seeds",
     "train_sweep": "training.series:train_sweep",
     "train_task": "training.series:train_task",

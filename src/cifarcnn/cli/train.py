@@ -20,7 +20,7 @@ from cifarcnn.wording import count
 if TYPE_CHECKING:
     from cifarcnn.runs.sweep import Plan
     from cifarcnn.training.series import SeriesResult
-    from cifarcnn.training.training import TrainingResult
+    from cifarcnn.training.train import TrainingResult
 
 
 def _parse_seeds(_context: click.Context, _option: click.Parameter, text: str | None) -> list[int] | None:
@@ -173,10 +173,11 @@ def _company(
 
 def _resume(directory: Path, common: dict[str, Any]) -> "TrainingResult | SeriesResult":
     """Go on with one run, or with several in one directory."""
-    from cifarcnn.training import resumption, series, seriesdirectory
+    from cifarcnn.training import series, seriesdirectory
+    from cifarcnn.training.train import resume
 
     if not seriesdirectory.is_series(directory):
-        return resumption.resume(directory, **common)
+        return resume(directory, **common)
     place = {name: common.pop(name) for name in ("data", "on_event", *seriesdirectory.DEVICES)}
     if any(value is not None for value in common.values()):
         raise click.UsageError(
@@ -196,10 +197,11 @@ def _train_spanned(file: Path, task: int | None, common: dict[str, Any]) -> "Tra
 
 def _train_plain(seeds: list[int], common: dict[str, Any]) -> "TrainingResult | SeriesResult":
     """Train once, or once for each seed."""
-    from cifarcnn.training import series, training
+    from cifarcnn.training import series
+    from cifarcnn.training.train import train as train_one
 
     if not seeds:
-        return training.train(**common)
+        return train_one(**common)
     del common["seed"]
     return series.train_seeds(seeds, **common)
 

@@ -20,8 +20,8 @@ from cifarcnn.events import Note, OnEvent, ignore
 from cifarcnn.runs import listing, run, sweep
 from cifarcnn.runs.run import RunDirectory
 from cifarcnn.runs.sweep import Plan, Task
-from cifarcnn.training import preflight, resumption, seriesdirectory, training
-from cifarcnn.training.training import TrainingResult
+from cifarcnn.training import preflight, seriesdirectory
+from cifarcnn.training.train import TrainingResult, resume, start
 from cifarcnn.wording import count
 
 MEASURED = ("val_accuracy", "val_loss", "images_per_second")
@@ -264,11 +264,11 @@ def _train_one(
     """Train, resume or take as finished one run; ``said`` is what the user says now, for one that goes on."""
     directory = RunDirectory(path)
     if directory.resumable():
-        return resumption.resume(path, alone=True, on_event=on_event, **(said or {}))
+        return resume(path, alone=True, on_event=on_event, **(said or {}))
 
     def make_directory() -> RunDirectory:
         with run.saving(path.parent):
             path.mkdir(exist_ok=True)  # one that a kill left before its first checkpoint is taken up
         return directory
 
-    return training.start(task.settings, make_directory, data, on_event)
+    return start(task.settings, make_directory, data, on_event)

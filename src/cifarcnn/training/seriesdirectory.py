@@ -17,7 +17,7 @@ from cifarcnn.machine import locks
 from cifarcnn.runs import run, sweep
 from cifarcnn.runs.run import RunDirectory
 from cifarcnn.runs.sweep import Plan, Task
-from cifarcnn.training import resumption
+from cifarcnn.training.setup import with_changes
 
 DEVICES = ("device", "devices")
 """The settings of several runs that may be others when they go on."""
@@ -118,7 +118,7 @@ def gone_on_with(
 
 def _on_devices(task: Task, settings: Mapping[str, Any]) -> Task:
     """Return a run of a plan on the devices that are given now, if any are."""
-    return Task(task.name, resumption.change(task.settings, {name: settings[name] for name in DEVICES}))
+    return Task(task.name, with_changes(task.settings, {name: settings[name] for name in DEVICES}))
 
 
 def _difference(there: Plan, now: Plan) -> str:
