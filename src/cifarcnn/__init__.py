@@ -71,6 +71,7 @@ def __getattr__(name: str) -> Any:
         from cifarcnn.machine.backend import keras_settings
 
         found = keras_settings()(found)
+        found.__module__ = __name__  # where pickle finds it
     return globals().setdefault(name, found)
 
 

@@ -23,7 +23,7 @@ def backend_asked(environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
 
 
 def usable(environ: Mapping[str, str] = os.environ) -> bool:
-    """Return whether Keras can be imported with these settings: it checks them, and raises."""
+    """Return whether Keras can be imported with these settings, and is the usual Keras, without NNX."""
     found = _read(environ)
     limits = [environ.get(name, "0") for name in ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH")]
     return (
@@ -31,6 +31,8 @@ def usable(environ: Mapping[str, str] = os.environ) -> bool:
         and found.get("floatx", "float32") in ("float16", "float32", "float64")
         and isinstance(found.get("epsilon", 1e-7), float)
         and found.get("image_data_format", "channels_last") in ("channels_last", "channels_first")
+        and not found.get("nnx_enabled", False)
+        and environ.get("KERAS_NNX_ENABLED", "").lower() not in ("true", "1")
         and all(limit.strip().removeprefix("-").isdecimal() for limit in limits)
     )
 
