@@ -7,6 +7,7 @@ have left, nobody can put another in its place.
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,10 +72,10 @@ def taken_up(directory: Path, plan: Plan) -> Iterator[Plan]:
             if there and sweep.FILE not in there:
                 raise UsageError(f"{str(directory)!r} exists and holds no {sweep.FILE}; {mend}")
             # Another process may have planned, and not come to begin a run.
-            if there <= {sweep.FILE} and not locks.is_shared(directory / IN_USE):
+            if there <= {sweep.FILE} and not _is_shared(directory / IN_USE):
                 plan.save(directory)
             found = sweep.load(directory)
-            stack.enter_context(locks.shared(directory / IN_USE))
+            stack.enter_context(_shared(directory / IN_USE))
         difference = _difference(found, plan)
         if difference:
             raise UsageError(f"{str(directory)!r} holds other runs: {difference}; {mend}")
@@ -105,7 +106,7 @@ def gone_on_with(
     with contextlib.ExitStack() as stack:
         with run.saving(directory), locks.alone(directory / LOCK):
             plan = sweep.load(directory)
-            stack.enter_context(locks.shared(directory / IN_USE))
+            stack.enter_context(_shared(directory / IN_USE))
         gone = data is None and plan.data is not None and not os.path.exists(plan.data)
         if gone and missing(directory, plan):
             raise RunError(
@@ -133,3 +134,18 @@ def _difference(there: Plan, now: Plan) -> str:
         if old.name != new.name:
             return f"task {number} is named {old.name!r} there, {new.name!r} now"
     return ""
+
+
+@contextlib.contextmanager
+def _shared(path: Path) -> Iterator[None]:
+    """Hold, for the length of the block and with any number of processes, a file, which is made."""
+    with open(path, "a", encoding="ascii") as lock:
+        while not locks.acquire(lock, shared=True):
+            time.sleep(0.01)
+        yield
+
+
+def _is_shared(path: Path) -> bool:
+    """Return whether another process is in a ``_shared`` block with this file."""
+    with open(path, "a", encoding="ascii") as lock:
+        return not locks.acquire(lock)
