@@ -28,7 +28,7 @@ CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 STOPPED = 128 + signal.SIGTERM
 """The exit code after SIGTERM."""
 
-COMMANDS = ("train", "runs", "evaluate", "predict", "summary", "export", "data")
+COMMANDS = ("train", "tune", "runs", "evaluate", "predict", "summary", "export", "data")
 
 
 class _Commands(UserDict[str, click.Command]):
