@@ -66,7 +66,7 @@ def tune(
 
     A list in [search] is a choice, { low = 0.01, high = 0.3, log = true } a range, and
     { low = 2, high = 8, step = 2 } one in steps. With lists alone every combination is trained once; with
-    ranges Optuna chooses. Trials that are worse than the median of the others after as many epochs are pruned.
+    ranges Optuna chooses. A trial that is worse than the median of the others after as many epochs is pruned.
 
     Start the command again, at the same time or later, on this machine or another with the same directory, to
     share the work, to go on after an interruption, or to have more trials.

@@ -23,6 +23,8 @@ def draw(trials: "Sequence[Trial]", names: Sequence[str], logs: Collection[str],
         logs: those of them whose axis is logarithmic.
         path: the PNG file to write.
     """
+    from matplotlib.ticker import MaxNLocator
+
     rows = -(-(1 + len(names)) // COLUMNS)
     figure = charts._figure(4 * min(COLUMNS, 1 + len(names)), 3.6 * rows)
     panels = figure.subplots(rows, min(COLUMNS, 1 + len(names)), squeeze=False).flat
@@ -34,7 +36,8 @@ def draw(trials: "Sequence[Trial]", names: Sequence[str], logs: Collection[str],
         course.append(best)
     numbers = [trial.number for trial in trials]
     history.step(numbers, course, where="post", color=charts.GREY, label="best so far")
-    history.set(title="Trials", xlabel="trial", ylabel="validation accuracy (%)")
+    history.set(xlabel="trial", ylabel="validation accuracy (%)")
+    history.xaxis.set_major_locator(MaxNLocator(integer=True))
     history.legend(frameon=False)
     for name, axes in zip(names, panels, strict=False):
         if name in logs:
@@ -43,7 +46,7 @@ def draw(trials: "Sequence[Trial]", names: Sequence[str], logs: Collection[str],
         # Words and switches stand side by side, in the order of the trials.
         numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         _points(axes, values if numeric else [str(value) for value in values], trials)
-        axes.set(title=name, xlabel=name, ylabel="validation accuracy (%)")
+        axes.set(xlabel=name, ylabel="validation accuracy (%)")
     for axes in panels:
         axes.set_visible(False)
     charts.save(figure, path)
