@@ -24,7 +24,7 @@ from cifarcnn import architectures, config, events
 from cifarcnn.config import Settings
 from cifarcnn.models import modelfile
 from cifarcnn.recipes import RECIPES
-from cifarcnn.training import pipeline, schedules
+from cifarcnn.training import augment, setup
 from harness import say
 
 
@@ -52,7 +52,7 @@ def train_stock(settings: Settings, data: str | None, path: Path) -> None:
     from cifarcnn.training import optimizer
 
     everything = cifarcnn.load_images("train", data=data)
-    train, _ = pipeline.divide(everything, settings)
+    train, _ = setup.divide(everything, settings)
     smoothing = settings.label_smoothing
     truth = np.eye(10, dtype=np.float32)[train.labels]
     targets = truth * (1 - smoothing) + smoothing / 10
@@ -62,15 +62,15 @@ def train_stock(settings: Settings, data: str | None, path: Path) -> None:
     variant = architectures.Variant(settings.normalize, settings.batch_norm_momentum, settings.dropout)
     network = architectures.build(settings.arch, variant)
     network.compile(
-        optimizer=optimizer.make(settings, schedules.learning_rates(settings, steps)),
+        optimizer=optimizer.make(settings, optimizer.learning_rates(settings, steps)),
         loss=keras.losses.CategoricalCrossentropy(),
         metrics=["accuracy"],
     )
     for epoch in range(settings.epochs):
-        picks = pipeline.picks_of_epoch(settings, len(train), epoch)[: steps * settings.batch_size]
+        crops = augment.sample_epoch(settings, len(train), epoch)[: steps * settings.batch_size]
         history = network.fit(
-            pipeline.crop(train.images, picks, settings.shift).astype(np.float32),
-            targets[picks[:, 0]],
+            augment.cut(train.images, crops, settings.shift).astype(np.float32),
+            targets[crops[:, 0]],
             batch_size=settings.batch_size,
             shuffle=False,
             verbose=0,

@@ -222,7 +222,7 @@ def add_width(spec: dict[str, Any]) -> None:
         sys.exit(f"widths are scaled of vgg2, vgg3 and plain6, not of {base.name}")
     row = architectures.Architecture(name, build, 0, f"{base.name} with {factor:g} times the filters", "")
     architectures.ARCHITECTURES = (*architectures.ARCHITECTURES, row)
-    recipes.RECIPES = {**recipes.RECIPES, "classic": {name: recipes.of(base.name)["classic"]}}
+    recipes.RECIPES = {**recipes.RECIPES, "classic": {name: recipes.recipes_for(base.name)["classic"]}}
     spec["arch"] = name
 
 

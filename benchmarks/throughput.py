@@ -30,7 +30,7 @@ def arguments() -> argparse.Namespace:
     from cifarcnn import recipes
     from cifarcnn.architectures import ARCHITECTURES
 
-    names = [row.name for row in ARCHITECTURES if "classic" in recipes.of(row.name)]
+    names = [row.name for row in ARCHITECTURES if "classic" in recipes.recipes_for(row.name)]
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     of_names = "default: all that have a classic recipe"
     parser.add_argument("--arch", nargs="+", choices=names, default=names, help=of_names)

@@ -52,6 +52,16 @@ def test_takes_raw_pixels_and_gives_probabilities(row: Architecture) -> None:
     assert np.allclose(answers.sum(axis=1), 1, atol=1e-5)
 
 
+@EVERY
+def test_any_number_of_classes_can_be_told_apart(row: Architecture) -> None:
+    """The last layer alone changes."""
+    ten, three = row.build(Variant()), row.build(Variant(classes=3))
+    assert three.output_shape == (None, 3)
+    shapes = [[weight.shape for weight in model.weights] for model in (ten, three)]
+    last = 1 if row.whitened else 2  # a kernel, and a bias
+    assert shapes[0][:-last] == shapes[1][:-last]
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """What every network answers here, and its file in a process that never imports this package."""

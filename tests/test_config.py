@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifarcnn.architectures import ARCHITECTURES
-from cifarcnn.config import FIELDS, Settings, read_toml, resolve, side_of_epoch
+from cifarcnn.config import FIELDS, Settings, option, read_toml, resolution_of_epoch, resolve
 from cifarcnn.errors import UsageError
-from cifarcnn.recipes import RECIPES, of
+from cifarcnn.recipes import RECIPES, recipes_for
 
 
 def test_every_recipe_of_every_architecture_is_valid() -> None:
     """Resolving checks names, types and bounds of what a recipe says."""
     for row in ARCHITECTURES:
-        assert "fast" in of(row.name)
-        for recipe in of(row.name):
+        assert "fast" in recipes_for(row.name)
+        for recipe in recipes_for(row.name):
             settings = resolve({"recipe": recipe, "arch": row.name})
             assert resolve(dataclasses.asdict(settings)) == settings
 
@@ -30,7 +30,7 @@ def test_recipes_are_those_of_architectures() -> None:
 
 def test_an_architecture_without_recipes_of_its_own_has_the_defaults() -> None:
     """Adding a network takes no entry among the recipes; nobody published how to train it."""
-    assert of("of tomorrow") == {"fast": {}}
+    assert recipes_for("of tomorrow") == {"fast": {}}
 
 
 def test_said_wins_over_recipe_and_recipe_over_default() -> None:
@@ -48,7 +48,7 @@ def test_a_recipe_that_an_architecture_lacks_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sides", "epochs", "expected"),
+    ("resolutions", "epochs", "expected"),
     [
         ("32", 3, (32, 32, 32)),
         ("20,24,32", 3, (20, 24, 32)),
@@ -58,24 +58,31 @@ def test_a_recipe_that_an_architecture_lacks_is_refused() -> None:
         ("16, 32", 2, (16, 32)),
     ],
 )
-def test_sides_are_spread_over_the_epochs(sides: str, epochs: int, expected: tuple[int, ...]) -> None:
+def test_resolutions_are_spread_over_the_epochs(
+    resolutions: str, epochs: int, expected: tuple[int, ...]
+) -> None:
     """Each entry gets the same share of the epochs, as far as they can be divided; the last comes last."""
-    assert side_of_epoch(resolve({"arch": "whiten6", "sides": sides, "epochs": epochs})) == expected
+    assert (
+        resolution_of_epoch(resolve({"arch": "whiten6", "resolutions": resolutions, "epochs": epochs}))
+        == expected
+    )
 
 
-@pytest.mark.parametrize("sides", ["", "15", "33", "20;24", "20,,24", "twenty", "24.5"])
-def test_sides_that_are_none_are_refused(sides: str) -> None:
+@pytest.mark.parametrize("resolutions", ["", "15", "33", "20;24", "20,,24", "twenty", "24.5"])
+def test_resolutions_that_are_none_are_refused(resolutions: str) -> None:
     """One line says what was found and what was expected."""
     with pytest.raises(
-        UsageError, match=r"sides is .*; expected whole numbers from 16 to 32, separated by commas"
+        UsageError, match=r"--resolutions is .*; expected whole numbers from 16 to 32, separated by commas"
     ):
-        resolve({"arch": "whiten6", "sides": sides})
+        resolve({"arch": "whiten6", "resolutions": resolutions})
 
 
 def test_smaller_images_need_a_network_that_takes_them() -> None:
     """A network with a flattening layer takes one size only."""
-    with pytest.raises(UsageError, match="sides is '20,32', but vgg2 takes no smaller images; expected 32"):
-        resolve({"arch": "vgg2", "sides": "20,32"})
+    with pytest.raises(
+        UsageError, match="--resolutions is '20,32', but vgg2 takes no smaller images; expected 32"
+    ):
+        resolve({"arch": "vgg2", "resolutions": "20,32"})
 
 
 def test_a_whole_number_does_for_a_number() -> None:
@@ -88,21 +95,21 @@ def test_a_whole_number_does_for_a_number() -> None:
     [
         ("epoch", 3, "unknown setting 'epoch'; did you mean 'epochs'?"),
         ("zzz", 3, "unknown setting 'zzz'; known are arch, recipe, epochs,"),
-        ("epochs", "3", "epochs is '3'; expected a whole number"),
-        ("epochs", 3.0, "epochs is 3.0; expected a whole number"),
-        ("epochs", True, "epochs is True; expected a whole number"),
-        ("epochs", 0, "epochs is 0; expected a number at least 1"),
-        ("learning_rate", 0, "learning_rate is 0; expected a number above 0 and at most 1000"),
-        ("learning_rate", float("nan"), "learning_rate is nan; expected a number above 0"),
-        ("learning_rate", float("inf"), "learning_rate is inf; expected"),
-        ("learning_rate", [1], "learning_rate is [1]; expected a number"),
-        ("schedule", "linear", "schedule is 'linear'; expected one of constant, inverse-time, step"),
-        ("schedule", 1, "schedule is 1; expected text"),
-        ("deterministic", 1, "deterministic is 1; expected true or false"),
-        ("deterministic", "yes", "deterministic is 'yes'; expected true or false"),
-        ("ema", 1.0, "ema is 1; expected a number at least 0 and at most 0.99999"),
-        ("train_size", 5, "train_size is 5; expected a number at least 10"),
-        ("seed", 2**31, "seed is 2147483648; expected a number at least 0 and at most 2147483647"),
+        ("epochs", "3", "--epochs is '3'; expected a whole number"),
+        ("epochs", 3.0, "--epochs is 3.0; expected a whole number"),
+        ("epochs", True, "--epochs is True; expected a whole number"),
+        ("epochs", 0, "--epochs is 0; expected a number at least 1"),
+        ("learning_rate", 0, "--learning-rate is 0; expected a number above 0 and at most 1000"),
+        ("learning_rate", float("nan"), "--learning-rate is nan; expected a number above 0"),
+        ("learning_rate", float("inf"), "--learning-rate is inf; expected"),
+        ("learning_rate", [1], "--learning-rate is [1]; expected a number"),
+        ("schedule", "linear", "--schedule is 'linear'; expected one of constant, inverse-time, step"),
+        ("schedule", 1, "--schedule is 1; expected text"),
+        ("deterministic", 1, "--deterministic is 1; expected true or false"),
+        ("deterministic", "yes", "--deterministic is 'yes'; expected true or false"),
+        ("ema", 1.0, "--ema is 1; expected a number at least 0 and at most 0.99999"),
+        ("train_size", 1, "--train-size is 1; expected a number at least 2"),
+        ("seed", 2**31, "--seed is 2147483648; expected a number at least 0 and at most 2147483647"),
     ],
 )
 def test_a_wrong_setting_says_what_was_expected(name: str, value: Any, message: str) -> None:
@@ -120,7 +127,7 @@ def test_bounds_are_allowed_and_what_is_beyond_is_not(name: str) -> None:
         if abs(bound) == float("inf"):
             continue
         resolve({name: kind(bound)})  # type: ignore[operator, misc]
-        with pytest.raises(UsageError, match=f"^{name} is "):
+        with pytest.raises(UsageError, match=f"^{option(name)} is "):
             resolve({name: kind(bound + sign * max(1, abs(bound) // 10))})  # type: ignore[operator, misc]
 
 
@@ -133,6 +140,18 @@ def test_a_file_of_settings_is_read(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+    """Windows' editors put one first."""
+    file = tmp_path / "settings.toml"
+    file.write_bytes(b"\xef\xbb\xbfepochs = 3\n")
+    assert read_toml(file) == {"epochs": 3}
+
+
+def test_the_network_trained_without_a_word_is_a_small_quick_one() -> None:
+    """By its own recipe."""
+    assert (resolve({}).arch, resolve({}).epochs) == ("whiten6-small", 4)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -140,8 +159,8 @@ def test_a_file_of_settings_is_read(tmp_path: Path) -> None:
         (b"\xff\xfe", "expected a TOML file of settings"),
         (b"epoch = 3", "unknown setting 'epoch'; did you mean 'epochs'?"),
         (b"[training]\nepochs = 3", "unknown setting 'training'"),
-        (b"epochs = '3'", "epochs is '3'; expected a whole number"),
-        (b"batch-size = 0", "batch_size is 0; expected a number at least 1"),
+        (b"epochs = '3'", "--epochs is '3'; expected a whole number"),
+        (b"batch-size = 0", "--batch-size is 0; expected a number at least 1"),
     ],
 )
 def test_a_wrong_file_is_named(content: bytes, message: str, tmp_path: Path) -> None:
@@ -175,18 +194,18 @@ def test_settings_do_not_change() -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "micro_batch", "parts"),
+    ("batch_size", "micro_batch", "steps"),
     [(128, 0, 1), (128, 128, 1), (100, 500, 1), (2000, 500, 4), (9, 1, 9)],
 )
-def test_a_batch_is_divided_into_equal_parts(batch_size: int, micro_batch: int, parts: int) -> None:
+def test_a_batch_is_divided_into_equal_parts(batch_size: int, micro_batch: int, steps: int) -> None:
     """0, or a micro-batch no smaller than the batch, leaves it whole."""
-    assert resolve({"batch_size": batch_size, "micro_batch": micro_batch}).parts == parts
+    assert resolve({"batch_size": batch_size, "micro_batch": micro_batch}).accumulation_steps == steps
 
 
 @pytest.mark.parametrize("micro_batch", [3, 65, 127])
 def test_a_micro_batch_that_does_not_divide_the_batch_is_refused(micro_batch: int) -> None:
     """The line tells both numbers."""
     with pytest.raises(
-        UsageError, match=rf"^micro_batch is {micro_batch}, which does not divide batch_size 128"
+        UsageError, match=rf"^--micro-batch is {micro_batch}, which does not divide --batch-size 128"
     ):
         resolve({"batch_size": 128, "micro_batch": micro_batch})

@@ -5,15 +5,14 @@ import json
 import statistics
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from cifarcnn import architectures, config, expectations
-from cifarcnn.data import sources
+from cifarcnn.data import cifar10
 from cifarcnn.events import Event, Note
 from cifarcnn.machine import devices
 from cifarcnn.models import heldout, summaries
-from cifarcnn.training import preparation
+from cifarcnn.training import setup
 from conftest import Run
 
 REPOSITORY = Path(__file__).parents[1]
@@ -79,9 +78,9 @@ def test_only_a_recipe_as_it_stands_has_an_expectation() -> None:
     """Another seed, device or precision is the same recipe; other epochs are not."""
     arch, recipe = next(iter(expectations.table()))
     settings = config.resolve({"arch": arch, "recipe": recipe, "seed": 7, "device": "cpu"})
-    assert expectations.of(settings) is not None
-    assert expectations.of(dataclasses.replace(settings, epochs=settings.epochs + 1)) is None
-    assert expectations.of(config.resolve({"arch": arch, "recipe": recipe, "shift": 9})) is None
+    assert expectations.expected_for(settings) is not None
+    assert expectations.expected_for(dataclasses.replace(settings, epochs=settings.epochs + 1)) is None
+    assert expectations.expected_for(config.resolve({"arch": arch, "recipe": recipe, "shift": 9})) is None
 
 
 def test_an_expectation_is_said_in_one_line() -> None:
@@ -104,17 +103,14 @@ def test_summary_shows_cost_and_expectation(cifarcnn: Run) -> None:
     assert f"{row.training_flops / 1e15:.3g}" in shown
 
 
-def test_an_expectation_is_told_of_the_published_images_alone(data_directory: Path) -> None:
+def test_an_expectation_is_told_of_the_published_images_alone() -> None:
     """What was measured on CIFAR-10 says nothing about a user's own pictures."""
     arch, recipe = next(iter(expectations.table()))
     settings = config.resolve({"arch": arch, "recipe": recipe, "device": "cpu"})
-    hardware = devices.Hardware("tensorflow", "a processor", 2, frozenset(), (), None)
-    choice = devices.choose(hardware, "cpu")
-    published = sources.load("train", data_directory)
-    for images, told in ((published, 1), (published.at(np.arange(49_999)), 0)):
+    choice = devices.choose(devices.Hardware("tensorflow", "a processor", 2, frozenset(), (), None), "cpu")
+    for checksum, told in ((cifar10.TRAINING_IMAGES_SHA256, 1), ("another", 0)):
         events: list[Event] = []
-        found = preparation.Found(images, hardware, {heldout.TRAINED_ON: images.sha256()}, None)
-        preparation._setup(found, settings, choice, (images, None), preparation.ALONE, events.append)
+        setup._tell(settings, choice, {heldout.TRAINED_ON: checksum}, None, events.append)
         assert [event.text.startswith("expect ") for event in events if isinstance(event, Note)] == [
             True
         ] * told

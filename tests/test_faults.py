@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 
 import cifarcnn as package
-from cifarcnn.errors import RunError
-from cifarcnn.events import EpochDone, Event, StepsDone
+from cifarcnn.errors import Interrupted, RunError
+from cifarcnn.events import EpochDone, Event, Note, StepsDone
+from cifarcnn.figures import presentation
 from cifarcnn.machine import backend
-from cifarcnn.training import loop
+from cifarcnn.training import train as trainer
 from conftest import Run
 
 OPTIONS = ["--arch", "plain6-small", "--train-size", "120", "--val-size", "50", "--batch-size", "20"]
@@ -225,14 +226,14 @@ def test_a_good_model_outlives_a_diverging_epoch(
 ) -> None:
     """Weights that become infinite in the second epoch's last step leave the first epoch's models alone."""
     options = {"arch": "plain6-small", "train_size": 200, "val_size": 50, "batch_size": 50, "epochs": 3}
-    trainings: list[loop.Training] = []
-    make = loop.Training.__init__
+    trainings: list[trainer.Trainer] = []
+    make = trainer.Trainer.__init__
 
-    def keeping(self: loop.Training, *arguments: object, **named: object) -> None:
+    def keeping(self: trainer.Trainer, *arguments: object, **named: object) -> None:
         make(self, *arguments, **named)  # type: ignore[arg-type]
         trainings.append(self)
 
-    monkeypatch.setattr(loop.Training, "__init__", keeping)
+    monkeypatch.setattr(trainer.Trainer, "__init__", keeping)
     models: list[bytes] = []
 
     def on_event(event: Event) -> None:
@@ -240,11 +241,11 @@ def test_a_good_model_outlives_a_diverging_epoch(
             (run,) = tmp_path.iterdir()
             models.append((run / "last.keras").read_bytes())
         if isinstance(event, StepsDone) and (event.epoch, event.step) == (2, event.steps):
-            weights = trainings[0].pair.twin.trainable_variables[0]
+            weights = trainings[0].models.training.trainable_variables[0]
             weights.assign(weights * float("inf"))
 
     with pytest.raises(
-        RunError, match=r"no finite numbers .* in epoch 2 at step 4; the model of epoch 1 is kept"
+        RunError, match=r"not finite any more in epoch 2 at step 4; the model of epoch 1 is kept"
     ):
         package.train(out=tmp_path, data=data_directory, on_event=on_event, **options)  # type: ignore[arg-type]
     (run,) = tmp_path.iterdir()
@@ -292,7 +293,9 @@ def test_two_processes_cannot_resume_one_run(tmp_path: Path, cifarcnn: Run, star
     assert_resumable(run)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_saves_and_says_how_to_go_on(
     number: signal.Signals, code: int, tmp_path: Path, cifarcnn: Run, start: Start
 ) -> None:
@@ -357,16 +360,16 @@ SECOND = """
 import os, signal
 from cifarcnn.cli.main import main
 from cifarcnn.machine import backend
-from cifarcnn.training import loop
+from cifarcnn.training import callbacks
 
-class Twice(loop.Watcher):
+class Twice(callbacks.StepCallback):
     def on_train_batch_end(self, batch, logs=None):
         if self.progress.epoch == 1:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
         super().on_train_batch_end(batch, logs)
 
-loop.Watcher = Twice
+callbacks.StepCallback = Twice
 main()
 """
 
@@ -386,23 +389,56 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, data_directory: Path) -> 
 
 
 def test_a_truncated_checkpoint_is_told_and_the_one_before_taken(
-    tmp_path: Path, cifarcnn: Run, data_directory: Path
+    tmp_path: Path, data_directory: Path
 ) -> None:
-    """The end result is the same; with both damaged, one line says so and the models stay."""
-    options = [*OPTIONS, "--data", data_directory, "--epochs", 2, "-q"]
-    assert cifarcnn("train", *options).returncode == 0
-    (run,) = (tmp_path / "runs").iterdir()
-    model = (run / "last.keras").read_bytes()
+    """With both damaged, one line says so and the models stay."""
+    options = {"arch": "plain6-small", "train_size": 120, "val_size": 50, "batch_size": 20, "epochs": 2}
+
+    def press(event: Event) -> None:
+        if isinstance(event, EpochDone) and event.epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        package.train(out=tmp_path, data=data_directory, on_event=press, **options)  # type: ignore[arg-type]
+    (run,) = tmp_path.iterdir()
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
     os.truncate(run / "checkpoint.npz", 1000)
-    done = cifarcnn("train", "--resume", run)
-    assert done.returncode == 0, done.stderr
-    assert "warning: checkpoint.npz: " in done.stderr.splitlines()[0]
-    assert (run / "last.keras").read_bytes() == model
+    told: list[Event] = []
+    assert package.resume(run, on_event=told.append).epochs == 2
+    assert isinstance(told[0], Note)
+    assert told[0].text.startswith("warning: checkpoint.npz: ")
+    model = (copy / "last.keras").read_bytes()
     for name in ("checkpoint.npz", "checkpoint-previous.npz"):
-        os.truncate(run / name, 1000)
-    refused = cifarcnn("train", "--resume", run)
-    assert refused.returncode == 1
-    assert len(refused.stderr.splitlines()) == 1
-    assert "no usable checkpoint" in refused.stderr
-    assert (run / "last.keras").read_bytes() == model
-    shutil.rmtree(run)
+        os.truncate(copy / name, 1000)
+    with pytest.raises(RunError, match="no usable checkpoint"):
+        package.resume(copy)
+    assert (copy / "last.keras").read_bytes() == model
+
+
+def test_a_chart_that_cannot_be_drawn_does_not_end_a_training(
+    tmp_path: Path, data_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An odd font or style of the user's costs the picture, and one line; a full disk is another matter."""
+    options = {"arch": "plain6-small", "train_size": 120, "val_size": 50, "batch_size": 20, "epochs": 1}
+
+    def undrawable(*_arguments: object, **_named: object) -> None:
+        raise RuntimeError("latex could not be found")
+
+    monkeypatch.setattr(presentation, "redraw", undrawable)
+    monkeypatch.setattr(presentation, "write_run_report", undrawable)
+    told: list[Event] = []
+    result = package.train(out=tmp_path, data=data_directory, on_event=told.append, **options)  # type: ignore[arg-type]
+    assert result.model.exists()
+    warnings = [event.text for event in told if isinstance(event, Note) and "warning" in event.text]
+    assert warnings == [
+        f"warning: no {what} was drawn: latex could not be found" for what in ("picture", "report")
+    ]
+    assert not (result.run_dir / "failure.json").exists()
+
+    def full(*_arguments: object, **_named: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(presentation, "redraw", full)
+    with pytest.raises(RunError, match="No space left on device"):
+        package.train(out=tmp_path, data=data_directory, **options)  # type: ignore[arg-type]

@@ -49,7 +49,7 @@ def test_tensorflow_beside_it_says_nothing() -> None:
 def test_trains_evaluates_and_resumes_without_tensorflow(tmp_path: Path, data_directory: Path) -> None:
     """A short training, its continuation, and the validation figures of its model."""
     options = ("--train-size", 300, "--val-size", 100, "--batch-size", 50, "--data", data_directory, "--json")
-    arch = ("--arch", "whiten6-tiny", "--sides", "20", "--micro-batch", 25, "--jitter", 0.1)
+    arch = ("--arch", "whiten6-tiny", "--resolutions", "20", "--micro-batch", 25, "--jitter", 0.1)
     done = run_on_jax(tmp_path, "train", *arch, "--epochs", 1, *options)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)

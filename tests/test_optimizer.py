@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifarcnn.config import Settings
+from cifarcnn.config import FIELDS, Settings
 from cifarcnn.training import optimizer
+from cifarcnn.training.optimizer import explain_extension, learning_rates
 
 
 def step(variable: np.ndarray, gradient: np.ndarray, rate: float = 0.1, momentum: float = 0.6) -> np.ndarray:
@@ -132,6 +133,18 @@ def test_other_variables_move_by_adam(shape: tuple[int, ...], share: float) -> N
     assert np.allclose(step(variable, gradient), expected, rtol=1e-4)
 
 
+def test_no_state_is_kept_that_is_not_used() -> None:
+    """A kernel of Muon's has a momentum; what is Adam's has two moments; besides, the step and its rate."""
+    shapes = ((3, 3, 4, 8), (8,), (30, 20), (20, 10))
+    weights = [keras.Variable(np.ones(shape, np.float32)) for shape in shapes]
+    muon = optimizer.make(Settings(optimizer="muon"), np.ones(3, np.float32))
+    muon.build(weights)
+    muon.apply([keras.ops.ones(shape) for shape in shapes], weights)
+    state = [tuple(variable.shape) for variable in muon.variables]
+    assert sorted(state) == sorted([(), *shapes, (8,), (20, 10)])
+    assert all(np.asarray(variable).any() for variable in muon.variables)
+
+
 def test_hidden_dense_kernels_move_by_muon_and_the_last_by_adam() -> None:
     """Of two dense kernels and a bias between, only the first makes an orthogonal step."""
     random = np.random.default_rng(0)
@@ -150,3 +163,85 @@ def test_hidden_dense_kernels_move_by_muon_and_the_last_by_adam() -> None:
     rest = 0.1 * optimizer.Muon.REST
     assert np.allclose(bias - before[1], -rest * np.sign(gradients[1]), atol=1e-6)
     assert np.allclose(last - before[2], -rest * 16 / 20 * np.sign(gradients[2]), atol=1e-6)
+
+
+NAMES = FIELDS["schedule"].metadata["choices"]
+
+
+def rates(steps: int = 10, **changes: Any) -> np.ndarray:
+    """The table of these settings."""
+    return learning_rates(Settings(**{"epochs": 4, "learning_rate": 0.5, "warmup": 0.0, **changes}), steps)
+
+
+@given(
+    st.sampled_from(NAMES),
+    st.integers(1, 30),
+    st.integers(1, 50),
+    st.floats(0, 0.9),
+    st.floats(1e-6, 10),
+    st.floats(0, 0.01),
+)
+def test_every_rate_is_between_zero_and_the_peak(
+    schedule: str, epochs: int, steps: int, warmup: float, peak: float, decay: float
+) -> None:
+    """One float32 for each step, whatever the settings."""
+    table = rates(steps, epochs=epochs, schedule=schedule, warmup=warmup, learning_rate=peak, decay=decay)
+    assert table.shape == (epochs * steps,)
+    assert table.dtype == np.float32
+    assert (table >= 0).all()
+    assert (table <= np.float32(peak) * (1 + 1e-6)).all()
+    assert table.max() > 0
+
+
+@pytest.mark.parametrize("schedule", [name for name in NAMES if name != "inverse-time"])
+@pytest.mark.parametrize(("warmup", "rising"), [(0.25, 10), (0.26, 10), (0.29, 12)])
+def test_warm_up_rises_in_equal_steps_to_the_peak(schedule: str, warmup: float, rising: int) -> None:
+    """A quarter of 40 steps: 0.05, 0.1, ... 0.5; what is no whole number of steps is rounded."""
+    table = rates(schedule=schedule, warmup=warmup)
+    assert table[:rising] == pytest.approx(np.arange(1, rising + 1) * 0.5 / rising)
+    assert table[rising] <= 0.5
+
+
+def test_shapes() -> None:
+    """The values at known places."""
+    assert set(rates(schedule="constant")) == {0.5}
+    step = rates(schedule="step")
+    assert step[[0, 19, 20, 29, 30, 39]] == pytest.approx([0.5, 0.5, 0.05, 0.05, 0.005, 0.005])
+    cosine = rates(schedule="cosine")
+    assert cosine[[0, 20]] == pytest.approx([0.5, 0.25])
+    assert (np.diff(cosine) < 0).all()
+    cycle = rates(schedule="one-cycle", warmup=0.25)
+    assert cycle.argmax() in (9, 10)
+    assert np.diff(cycle[10:]) == pytest.approx(-0.5 / 30, rel=1e-5)
+    inverse = rates(schedule="inverse-time", decay=0.1)
+    assert inverse[[0, 10, 39]] == pytest.approx([0.5, 0.25, 0.5 / 4.9])
+
+
+def test_extension_is_explained_by_the_tables() -> None:
+    """What has no end goes on; what is laid out over all epochs changes, with both rates named."""
+    for schedule, same in (
+        ("constant", True),
+        ("inverse-time", True),
+        ("cosine", False),
+        ("one-cycle", False),
+    ):
+        before = Settings(epochs=2, schedule=schedule, warmup=0.0, learning_rate=0.5)
+        after = Settings(epochs=4, schedule=schedule, warmup=0.0, learning_rate=0.5)
+        text = explain_extension(before, after, 10, 20)
+        assert text.startswith(f"4 epochs instead of 2: the {schedule} schedule ")
+        assert ("the result is that of 4 epochs from the start" in text) is same
+        assert ("goes on at the rate 0.25 after" in text) is not same
+
+
+def test_an_extension_that_spreads_the_resolutions_anew_is_told() -> None:
+    """At the same rates, epochs on other resolutions make another result, as soon as they are begun."""
+    before, after = (
+        Settings(arch="whiten6-tiny", epochs=epochs, schedule="constant", warmup=0.0, resolutions="20,32")
+        for epochs in (2, 4)
+    )
+    for done in (11, 15, 20):
+        assert explain_extension(before, after, 10, done).endswith(
+            "but the resolutions 20,32 are spread anew; the result is not that of 4 epochs from the start"
+        )
+    for done in (5, 10):
+        assert "is that of 4 epochs" in explain_extension(before, after, 10, done)

@@ -14,7 +14,7 @@ from cifarcnn.data import cifar10
 from cifarcnn.errors import CifarCNNError, RunError
 from cifarcnn.figures import presentation
 from cifarcnn.runs.run import RunDirectory
-from cifarcnn.training.tensorboard_log import TensorBoardLog
+from cifarcnn.training.callbacks import TensorBoardLog
 from models import save_tiny
 
 LABELS = np.arange(60, dtype=np.uint8) % 10

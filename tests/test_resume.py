@@ -18,7 +18,7 @@ from cifarcnn.events import EpochDone, Event, Note, StepsDone, ignore
 from cifarcnn.machine import devices
 from cifarcnn.machine.signals import StopRequest
 from cifarcnn.runs.run import RunDirectory
-from cifarcnn.training import resumption, watcher
+from cifarcnn.training import callbacks, setup
 
 SMALL: dict[str, Any] = {"train_size": 120, "val_size": 50, "batch_size": 20, "epochs": 3, "device": "cpu"}
 STEPS = 6
@@ -30,7 +30,7 @@ CASES: dict[str, dict[str, Any]] = {
     "vgg2-float32": {"arch": "vgg2", "precision": "float32", "ema": 0.9, "schedule": "cosine"},
     "rmsprop6-float32": {"arch": "rmsprop6", "recipe": "classic", "precision": "float32", "warmup": 0.3,
                          "schedule": "step"},
-    "muon-smaller-images": {"arch": "whiten6-tiny", "precision": "mixed_bfloat16", "sides": "20,32",
+    "muon-smaller-images": {"arch": "whiten6-tiny", "precision": "mixed_bfloat16", "resolutions": "20,32",
                             "micro_batch": 10, "jitter": 0.1},
     "float16-loss-scale": {"arch": "plain6-small", "optimizer": "adam", "precision": "mixed_float16",
                            "ema": 0.8},
@@ -129,7 +129,7 @@ def test_neither_steps_a_call_nor_checkpoints_change_anything(
         saved.append((checkpoint.progress.epoch, checkpoint.progress.step))
         save(self, checkpoint)
 
-    monkeypatch.setattr(watcher, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0)
     monkeypatch.setattr(RunDirectory, "save_checkpoint", counting)
     often = cifarcnn.train(out=tmp_path / "often", data=data_directory, **settings)
     within = [(epoch, step) for epoch in range(2) for step in range(STEPS)]
@@ -182,25 +182,54 @@ def test_an_extended_run_equals_the_long_one(tmp_path: Path, data_directory: Pat
 
 
 def test_a_finished_run_returns_its_result_at_once(tmp_path: Path, data_directory: Path) -> None:
-    """Resuming it computes nothing, restores what a kill at the very end left out, and says so."""
+    """Resuming it computes nothing and reads no image; it keeps one checkpoint."""
     first = cifarcnn.train(
         out=tmp_path, data=data_directory, **{**SMALL, "epochs": 1, "arch": "plain6-small"}
     )
-    table = (first.run_dir / "metrics.csv").read_bytes()
-    checkpoint = (first.run_dir / "checkpoint.npz").read_bytes()
-    (first.run_dir / "metrics.csv").unlink()
-    (first.run_dir / "curves.png").unlink()
-    report = (first.run_dir / "report.html").read_bytes()
+    assert [path.name for path in first.run_dir.glob("*.npz")] == ["checkpoint.npz"]
     stopper = Stopper()
-    again = cifarcnn.resume(first.run_dir, on_event=stopper)
-    assert again == first
+    assert cifarcnn.resume(first.run_dir, data=tmp_path / "nowhere", on_event=stopper) == first
     assert stopper.notes == [f"{first.run_dir} is finished: 1 of 1 epochs; --epochs extends it"]
-    (first.run_dir / "report.html").unlink()
-    assert cifarcnn.resume(first.run_dir) == first
-    assert (first.run_dir / "report.html").read_bytes() == report
-    assert (first.run_dir / "metrics.csv").read_bytes() == table
-    assert (first.run_dir / "curves.png").stat().st_size > 0
-    assert (first.run_dir / "checkpoint.npz").read_bytes() == checkpoint
+
+
+@pytest.mark.parametrize(
+    "lost", [("metrics.csv", "curves.png"), ("report.html",), ("confusion.png", "report.html")]
+)
+def test_a_finished_run_gets_back_what_a_kill_at_the_very_end_left_out(
+    lost: tuple[str, ...], finished: Path, tmp_path: Path
+) -> None:
+    """Whatever it was, byte for byte; and the checkpoint stays as it is."""
+    copy = tmp_path / finished.name
+    shutil.copytree(finished, copy)
+    for name in lost:
+        (copy / name).unlink()
+    result = cifarcnn.resume(copy)
+    assert result.epochs == 1
+    for name in (*lost, "checkpoint.npz", "best.keras"):
+        if name != "report.html":  # which names its place
+            assert (copy / name).read_bytes() == (finished / name).read_bytes(), name
+    assert (copy / "report.html").stat().st_size > 0
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, data_directory: Path) -> Path:
+    """A run of one epoch."""
+    settings = {**SMALL, "arch": "plain6-small", "epochs": 1}
+    return cifarcnn.train(out=tmp_path_factory.mktemp("runs"), data=data_directory, **settings).run_dir
+
+
+def test_images_that_are_gone_are_asked_for(finished: Path, tmp_path: Path) -> None:
+    """The place where they were is named, and the option that says where they are now."""
+    run = RunDirectory.open(finished)
+    checkpoint = run.load_checkpoint(ignore)
+    facts = {**checkpoint.facts, "training_images_sha256": "of a user's own"}
+    gone = dataclasses.replace(checkpoint, facts=facts, data=str(tmp_path / "moved"))
+    with pytest.raises(UsageError, match=r"are gone from '.*/moved'; name where they are now with --data"):
+        setup._stored_place(gone)
+    # CIFAR-10's own are found wherever they are.
+    assert setup._stored_place(dataclasses.replace(checkpoint, data=str(tmp_path / "moved"))) is None
+    assert setup._stored_place(dataclasses.replace(gone, data=str(tmp_path))) == str(tmp_path)
+    assert setup._stored_place(dataclasses.replace(gone, data="cifar100")) == "cifar100"
 
 
 @pytest.fixture(scope="module")
@@ -216,10 +245,10 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, data_directory: Path) 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 60}, "batch_size is 20 in the run, 60 now"),
-        ({"arch": "vgg2"}, "arch is 'plain6-small' in the run, 'vgg2' now"),
-        ({"seed": 1, "shift": 0}, r"seed is 0 in the run, 1 now; shift is \d+ in the run, 0 now"),
-        ({"epochs": 0}, "epochs is 0; expected a number at least 1"),
+        ({"batch_size": 60}, "--batch-size is 20 in the run, 60 now"),
+        ({"arch": "vgg2"}, "--arch is 'plain6-small' in the run, 'vgg2' now"),
+        ({"seed": 1, "shift": 0}, r"--seed is 0 in the run, 1 now; --shift is \d+ in the run, 0 now"),
+        ({"epochs": 0}, "--epochs is 0; expected a number at least 1"),
     ],
 )
 def test_other_settings_are_refused(interrupted: Path, changes: dict[str, Any], message: str) -> None:
@@ -285,7 +314,7 @@ def test_a_run_that_is_shortened_to_where_it_is_remembers_it(tmp_path: Path, dat
     with pytest.raises(Interrupted):
         cifarcnn.train(out=tmp_path, data=data_directory, on_event=Stopper((2, 1)), **settings)
     run_dir, stopper = next(tmp_path.iterdir()), Stopper()
-    with pytest.raises(UsageError, match="epochs is 1, but 2 are begun or completed; expected at least 2"):
+    with pytest.raises(UsageError, match="--epochs is 1, but 2 are begun or completed; expected at least 2"):
         cifarcnn.resume(run_dir, epochs=1)
     # As if it had been killed between the epochs.
     run = RunDirectory(run_dir)
@@ -339,7 +368,7 @@ def test_a_run_may_go_on_on_another_device(
     checkpoint = RunDirectory.open(interrupted).load_checkpoint(ignore)
     settings = dataclasses.replace(checkpoint.settings, device="gpu:0", devices=4)
     checkpoint = dataclasses.replace(checkpoint, settings=settings)
-    resumed = resumption._resumed_settings(checkpoint, {"epochs": None, **said})
+    resumed = setup.resumed_settings(checkpoint, {"epochs": None, **said})
     assert (resumed.device, resumed.devices) == (device, count)
 
 
@@ -347,16 +376,16 @@ def test_a_signal_after_the_last_epoch_is_not_lost(
     tmp_path: Path, data_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a series would go on with its next run. The epoch's speed is over all of its pieces."""
-    due = watcher.Watcher.wishes
+    due = callbacks.StepCallback.stop_flags
 
-    def two_pieces(self: watcher.Watcher) -> Any:
-        return due(self) | np.array([False, False, self.progress.step == STEPS - 1])
+    def two_pieces(self: callbacks.StepCallback) -> Any:
+        return due(self) | (np.arange(4) == 3) * (self.progress.step == STEPS - 1)
 
     def press(event: Event) -> None:
         if isinstance(event, EpochDone):
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(watcher.Watcher, "wishes", two_pieces)
+    monkeypatch.setattr(callbacks.StepCallback, "stop_flags", two_pieces)
     settings = {**SMALL, "arch": "plain6-small", "epochs": 1}
     with pytest.raises(Interrupted, match=r"stopped after the last epoch; saved; .* cifarcnn train --resume"):
         cifarcnn.train(out=tmp_path, data=data_directory, on_event=press, **settings)

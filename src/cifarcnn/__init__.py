@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from cifarcnn.prediction.picturefiles import Failure as Failure
     from cifarcnn.prediction.prediction import Prediction as Prediction
     from cifarcnn.prediction.prediction import predict as predict
-    from cifarcnn.training.resumption import resume as resume
     from cifarcnn.training.seeds import resume_seeds as resume_seeds
     from cifarcnn.training.seeds import train_seeds as train_seeds
-    from cifarcnn.training.training import train as train
+    from cifarcnn.training.train import resume as resume
+    from cifarcnn.training.train import train as train
     from cifarcnn.training.tune import tune as tune
 
 _PUBLIC = {
@@ -48,10 +48,10 @@ _PUBLIC = {
     "load_images": "data.sources:load",
     "load_model": "models.modelfile:load",
     "predict": "prediction.prediction:predict",
-    "resume": "training.resumption:resume",
+    "resume": "training.train:resume",
     "resume_seeds": "training.seeds:resume_seeds",
     "summarise": "models.summaries:summarise",
-    "train": "training.training:train",
+    "train": "training.train:train",
     "train_seeds": "training.seeds:train_seeds",
     "tune": "training.tune:tune",
 }

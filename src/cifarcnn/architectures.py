@@ -1,10 +1,10 @@
 """The networks: one table, and the four families that its rows are instances of.
 
 Every network takes raw pixels (0-255) of shape (n, 32, 32, 3), carries its own normalisation as a stock
-``Rescaling`` layer and ends in a softmax over the ten classes. Only stock Keras layers are used, so what is
+``Rescaling`` layer and ends in a softmax over the classes. Only stock Keras layers are used, so what is
 saved opens without this package; each has a name, so that equal networks are saved as equal files. How a
-network is made fast for training is the business of ``training.twin``; the settings it is trained with stand
-in ``cifarcnn.recipes``; weights that depend on the training images are worked out in ``training.whitening``.
+network is made fast for training is the business of ``training.model``; the settings it is trained with stand
+in ``cifarcnn.recipes``; weights that depend on the training images are worked out in ``training.init``.
 
 To add a network, write a builder that takes a ``Variant`` and returns a ``keras.Model``, and add its row;
 nothing else enumerates the networks. README.md shows a whole example.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Variant:
-    """What a recipe may vary in a network without changing its layers or its parameter count."""
+    """What a recipe may vary in a network without changing its layers."""
 
     normalize: str = "standard"
     """"unit" divides pixels by 255; "standard" also subtracts each channel's mean and divides by its std."""
@@ -35,6 +35,9 @@ class Variant:
     dropout: float = 1.0
     """A factor on every dropout rate of the network; 1 is as published, 0 turns dropout off."""
 
+    classes: int = len(CLASSES)
+    """How many classes the network tells apart."""
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -43,12 +46,12 @@ class Architecture:
     Attributes:
         name: what ``--arch`` takes.
         build: makes the network.
-        params: its number of parameters, batch normalisation's moving statistics included.
+        params: its number of parameters for ten classes, batch normalisation's moving statistics included.
         summary: its layers in one line.
         published: the result its author published, and how the training went; empty for our own networks.
         whitened: its first convolution is computed from the training images, and its filters begin as
-            identities; see ``training.whitening``.
-        any_side: it pools over the whole image at its end, and so can be trained on smaller ones.
+            identities; see ``training.init``.
+        any_resolution: it pools over the whole image at its end, and so can be trained on smaller ones.
     """
 
     name: str
@@ -57,7 +60,7 @@ class Architecture:
     summary: str
     published: str = ""
     whitened: bool = False
-    any_side: bool = False
+    any_resolution: bool = False
 
 
 def _pixels(variant: Variant) -> tuple["keras.KerasTensor", "keras.KerasTensor"]:
@@ -73,12 +76,12 @@ def _pixels(variant: Variant) -> tuple["keras.KerasTensor", "keras.KerasTensor"]
 
 
 def _classifier(
-    name: str, pixels: "keras.KerasTensor", features: "keras.KerasTensor", **options: Any
+    name: str, pixels: "keras.KerasTensor", features: "keras.KerasTensor", variant: Variant, **options: Any
 ) -> "keras.Model":
-    """Close the network with ten probabilities."""
+    """Close the network with a probability for each class."""
     import keras
 
-    dense = keras.layers.Dense(len(CLASSES), activation="softmax", name="probabilities", **options)
+    dense = keras.layers.Dense(variant.classes, activation="softmax", name="probabilities", **options)
     return keras.Model(pixels, dense(features), name=name)
 
 
@@ -104,7 +107,7 @@ def plain(
         x = layers.Flatten(name="flatten")(x)
         x = layers.Dense(512, activation="relu", name="hidden")(x)
         x = layers.Dropout(0.5 * variant.dropout, name="hidden_dropout")(x)
-        return _classifier(name, pixels, x)
+        return _classifier(name, pixels, x, variant)
 
     return build
 
@@ -133,7 +136,7 @@ def regularised(
                 )(x)
             x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
             x = layers.Dropout(dropout * variant.dropout, name=f"block{block}_dropout")(x)
-        return _classifier(name, pixels, layers.Flatten(name="flatten")(x))
+        return _classifier(name, pixels, layers.Flatten(name="flatten")(x), variant)
 
     return build
 
@@ -168,7 +171,7 @@ def vgg(
         if head_dropout is not None:
             x = layers.BatchNormalization(momentum=momentum, name="hidden_norm")(x)
             x = layers.Dropout(head_dropout * variant.dropout, name="hidden_dropout")(x)
-        return _classifier(name, pixels, x)
+        return _classifier(name, pixels, x, variant)
 
     return build
 
@@ -202,7 +205,7 @@ def whitened(name: str, widths: Sequence[int]) -> "Callable[[Variant], keras.Mod
                 x = layers.BatchNormalization(name=f"{place}norm{number}", **norm)(x)
                 x = layers.Activation("silu", name=f"{place}silu{number}")(x)
         x = layers.GlobalMaxPooling2D(name="pool")(x)
-        return _classifier(name, pixels, x, use_bias=False)
+        return _classifier(name, pixels, x, variant, use_bias=False)
 
     return build
 
@@ -216,7 +219,7 @@ def _whiten6(name: str, widths: tuple[int, int, int], params: int) -> Architectu
         params,
         f"fixed whitening, six convolutions {pairs} with batch norm and SiLU",
         whitened=True,
-        any_side=True,
+        any_resolution=True,
     )
 
 
@@ -240,21 +243,21 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         regularised("rmsprop6", ((32, 0.25), (64, 0.35), (128, 0.5)), l2=1e-4),
         307_498,
         "six L2-regularised convolutions 32-32 64-64 128-128 with dropout, no hidden units",
-        "81.94 % test accuracy after 60 epochs of RMSprop",
+        "81.94% test accuracy after 60 epochs of RMSprop",
     ),
     Architecture(
         "vgg2",
         vgg("vgg2", ((32, 0.25), (64, 0.35)), norms_per_block=1, head_dropout=None),
         591_658,
         "two VGG blocks 32-32 64-64, one batch norm each, 128 hidden units",
-        "76 % test accuracy after 20 epochs of SGD",
+        "76% test accuracy after 20 epochs of SGD",
     ),
     Architecture(
         "vgg3",
         vgg("vgg3", ((32, 0.2), (64, 0.3), (128, 0.4)), norms_per_block=2, head_dropout=0.5),
         552_874,
         "three VGG blocks 32-32 64-64 128-128, batch norm throughout, 128 hidden units",
-        "76-77 % test accuracy after more than 600 epochs of SGD",
+        "76-77% test accuracy after more than 600 epochs of SGD",
     ),
     Architecture(
         # Its author's table names no padding; "same" is our choice.
@@ -262,7 +265,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         plain("shallow2", (32,), paddings=("same", "same"), block_dropout=0),
         4_210_090,
         "two convolutions of 32 filters, 512 hidden units",
-        "68.0 % validation accuracy after 10 epochs",
+        "68.0% validation accuracy after 10 epochs",
     ),
     _whiten6("whiten6-tiny", (32, 64, 96), 212_064),
     _whiten6("whiten6-small", (32, 64, 128), 295_520),
@@ -291,9 +294,9 @@ def build(name: str, variant: Variant | None = None) -> "keras.Model":
 
     Args:
         name: a name from ``ARCHITECTURES``.
-        variant: normalisation and the like; Keras's defaults without it.
+        variant: normalisation, classes and the like; Keras's defaults and ten classes without it.
 
     Returns:
-        A stock float32 Keras model from pixels (n, 32, 32, 3), 0-255, to probabilities (n, 10).
+        A stock float32 Keras model from pixels (n, 32, 32, 3), 0-255, to probabilities (n, classes).
     """
     return find(name).build(variant or Variant())

@@ -19,8 +19,11 @@ from cifarcnn.errors import UsageError, reason
 
 Value = recipes.Value
 
-FULL_SIDE = 32
-SMALLEST_SIDE = 16
+FULL_RESOLUTION = 32
+MOST_IMAGES = 10_000_000
+"""A bound for sizes that are told in images; how many there are is known when they are read."""
+
+SMALLEST_RESOLUTION = 16
 """Of a smaller image, three poolings leave nothing."""
 
 RUNS = "runs"
@@ -48,104 +51,118 @@ def _setting(
 class Settings:
     """What determines a training's result. The defaults hold where a recipe says nothing; see ``resolve``."""
 
-    arch: str = _setting("vgg2", "Architecture; `cifarcnn summary` lists them.")
+    arch: str = _setting("whiten6-small", "Network; `cifarcnn summary` lists them.")
     recipe: str = _setting(
         "fast",
-        "Set of defaults; fast: ours, few epochs; classic: its author's, as far as it was published.",
+        "Set of defaults (fast: ours, few epochs; classic: its author's, as far as it was published).",
         choices=tuple(recipes.RECIPES),
     )
     epochs: int = _setting(10, "Passes over the training images.", least=1, most=100_000)
-    batch_size: int = _setting(250, "Images per step.", least=1, most=50_000)
+    batch_size: int = _setting(250, "Batch size: images per optimizer step.", least=1, most=MOST_IMAGES)
     micro_batch: int = _setting(
         0,
-        "Divide a batch into parts of so many images and average their gradients; batch norm sees each part"
-        " by itself. 0: do not divide.",
+        "Gradient accumulation in micro-batches of this many images; batch normalisation sees each by itself."
+        " 0 disables it.",
         least=0,
-        most=50_000,
+        most=MOST_IMAGES,
     )
     optimizer: str = _setting(
         "muon",
-        "Optimizer; nesterov: sgd with Nesterov's momentum; muon: for all kernels but the last, adam for the"
-        " rest.",
+        "Optimizer (nesterov: SGD with Nesterov momentum; muon: Muon for all kernels but the last, Adam for"
+        " the rest).",
         choices=("nesterov", "sgd", "rmsprop", "adam", "muon"),
     )
-    learning_rate: float = _setting(0.06, "Learning rate; the peak, where it varies.", above=0, most=1000)
+    learning_rate: float = _setting(0.06, "Learning rate, at its peak.", above=0, most=1000)
     momentum: float = _setting(0.6, "Momentum of nesterov, sgd and muon.", least=0, most=0.9999)
     weight_decay: float = _setting(
         0.0,
-        "Decoupled weight decay per step, times the rate; kernels of muon, whose norm is fixed, have none.",
+        "Decoupled weight decay per step, times the learning rate. Muon's kernels, whose norm is fixed, have"
+        " none.",
         least=0,
         most=1,
     )
     schedule: str = _setting(
         "one-cycle",
-        "How the rate varies: one-cycle rises and falls linearly, step divides by 10 after 1/2 and 3/4.",
+        "Learning rate schedule (one-cycle: linear up and down; step: divided by 10 after 1/2 and 3/4).",
         choices=("constant", "inverse-time", "step", "cosine", "one-cycle"),
     )
     warmup: float = _setting(
-        0.1, "Share of the steps in which the rate rises (all but inverse-time).", least=0, most=0.9
+        0.1, "Linear warmup, as a share of all steps (not for inverse-time).", least=0, most=0.9
     )
-    decay: float = _setting(0.0, "Of schedule inverse-time: rate / (1 + decay * step).", least=0, most=1)
-    label_smoothing: float = _setting(0.1, "Share of the truth spread over all classes.", least=0, most=0.9)
+    decay: float = _setting(
+        0.0, "Decay of schedule inverse-time: rate / (1 + decay * step).", least=0, most=1
+    )
+    label_smoothing: float = _setting(0.1, "Label smoothing.", least=0, most=0.9)
     augment: str = _setting(
-        "standard", "Random changes of training images; standard is flip (left to right) and shift.",
+        "standard",
+        "Data augmentation (flip: horizontal; shift: random crop of the padded image; standard: both).",
         choices=("none", "flip", "shift", "standard"),
-    )  # fmt: skip
-    shift: int = _setting(2, "Most pixels by which shift moves an image.", least=0, most=16)
+    )
+    shift: int = _setting(2, "Padding of the random crop, in pixels.", least=0, most=16)
     jitter: float = _setting(
         0.0,
-        "Vary brightness and contrast of training images by up to this share, whatever --augment is.",
+        "Color jitter: the most by which brightness and contrast vary, as a share, whatever --augment is.",
         least=0,
         most=0.9,
     )
-    sides: str = _setting(
-        "32", "Sides to which training images are reduced, spread evenly over the epochs, as in 20,24,32."
+    resolutions: str = _setting(
+        "32",
+        "Progressive resizing: resolutions of the training images, spread evenly over the epochs, as in"
+        " 20,24,32.",
     )
     normalize: str = _setting(
         "standard",
-        "How pixels are normalised; unit: divided by 255; standard: z-scores by channel.",
+        "Input normalisation (unit: divided by 255; standard: z-scores by channel).",
         choices=("unit", "standard"),
     )
     batch_norm_momentum: float = _setting(
-        0.9, "Inertia of batch norm's moving statistics.", least=0, most=0.9999
+        0.9, "Momentum of batch normalisation's moving statistics.", least=0, most=0.9999
     )
-    dropout: float = _setting(0.5, "Factor on the network's dropout rates; 0: no dropout.", least=0, most=1.9)
+    dropout: float = _setting(
+        0.5, "Factor on the network's dropout rates; 0 disables dropout.", least=0, most=1.9
+    )
     ema: float = _setting(
-        0.0, "Average the weights over steps with this momentum; 0: off.", least=0, most=0.99999
-    )
-    patience: int = _setting(
-        0,
-        "Stop after this many epochs that are no better than the best; 0: never.",
+        0.0,
+        "Momentum of the exponential moving average (EMA) of the weights; 0 disables it.",
         least=0,
-        most=100_000,
+        most=0.99999,
     )
-    val_size: int = _setting(5000, "Training images held out for validation; 0: none.", least=0, most=49_990)
+    patience: int = _setting(0, "Early stopping patience in epochs; 0 disables it.", least=0, most=100_000)
+    val_size: int = _setting(
+        5000,
+        "Validation images held out of the training images; 0: none. Where the data set brings its own,"
+        " these are taken unless this is given.",
+        least=0,
+        most=MOST_IMAGES,
+    )
     train_size: int | None = _setting(
         None,
         "Train on this many images, the same share of every class.  [default: all the rest]",
-        least=10,
-        most=50_000,
+        least=2,
+        most=MOST_IMAGES,
     )
     precision: str = _setting(
         "auto",
-        "Arithmetic; auto asks the hardware.",
+        "Numeric precision (auto: bfloat16 where the hardware computes it natively).",
         choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )
-    device: str = _setting("auto", "On what to compute: auto (GPUs, if there are any), cpu, gpu or gpu:N.")
+    device: str = _setting("auto", "Device: auto (GPUs, if there are any), cpu, gpu or gpu:N.")
     devices: int | None = _setting(
         None,
-        "Train on this many GPUs in step; with --device cpu on as many parts of the CPU, to try it out."
-        "  [default: all GPUs]",
+        "Data parallelism over this many GPUs; with --device cpu over as many parts of the CPU, to try it"
+        " out.  [default: all GPUs]",
         least=1,
         most=64,
     )
     deterministic: bool = _setting(
-        False, "Make a GPU repeat a result exactly for the same seed; slower. A CPU does so anyway."
+        False, "Deterministic operations on a GPU, for reproducible results; slower. A CPU has them anyway."
     )
-    seed: int = _setting(0, "Fixes weights, order, augmentation, dropout and split.", least=0, most=2**31 - 1)
+    seed: int = _setting(
+        0, "Random seed of weights, order, augmentation, dropout and split.", least=0, most=2**31 - 1
+    )
 
     @property
-    def parts(self) -> int:
+    def accumulation_steps(self) -> int:
         """Into how many micro-batches a batch is divided."""
         whole = self.micro_batch == 0 or self.micro_batch >= self.batch_size
         return 1 if whole else math.ceil(self.batch_size / self.micro_batch)
@@ -154,56 +171,62 @@ class Settings:
 FIELDS = {item.name: item for item in dataclasses.fields(Settings)}
 
 
+def option(name: str) -> str:
+    """Return a setting as it is typed: ``--learning-rate``."""
+    return f"--{name.replace('_', '-')}"
+
+
 def resolve(overrides: Mapping[str, Value]) -> Settings:
-    """Complete what the user said with the recipe's values and the defaults.
+    """Complete what the user gave with the recipe's values and the defaults.
 
     Args:
-        overrides: settings by name; None counts as not said.
+        overrides: settings by name; None counts as not given.
 
     Raises:
         UsageError: an unknown setting, a wrong type or a value out of bounds.
     """
     from cifarcnn import architectures
 
-    said = {name: value for name, value in overrides.items() if value is not None}
-    for name, value in said.items():
+    explicit = {name: value for name, value in overrides.items() if value is not None}
+    for name, value in explicit.items():
         check(name, value)
-    row = architectures.find(str(said.get("arch", Settings.arch)))
-    recipe = str(said.get("recipe", Settings.recipe))
-    known = recipes.of(row.name)
+    row = architectures.find(str(explicit.get("arch", Settings.arch)))
+    recipe = str(explicit.get("recipe", Settings.recipe))
+    known = recipes.recipes_for(row.name)
     if recipe not in known:
         raise UsageError(f"there is no {recipe} recipe for {row.name}; expected --recipe {', '.join(known)}")
-    values: dict[str, Any] = {**known[recipe], **said}
+    values: dict[str, Any] = {**known[recipe], **explicit}
     for name, value in values.items():
         if FIELDS[name].type is float:
             values[name] = float(value)
     settings = Settings(**values)
-    if settings.parts > 1 and settings.batch_size % settings.micro_batch:
+    if settings.accumulation_steps > 1 and settings.batch_size % settings.micro_batch:
         raise UsageError(
-            f"micro_batch is {settings.micro_batch}, which does not divide batch_size {settings.batch_size};"
-            " expected a divisor, or 0 not to divide batches"
+            f"--micro-batch is {settings.micro_batch}, which does not divide --batch-size"
+            f" {settings.batch_size}; expected a divisor, or 0 not to divide batches"
         )
-    if set(side_of_epoch(settings)) != {FULL_SIDE} and not row.any_side:
+    if set(resolution_of_epoch(settings)) != {FULL_RESOLUTION} and not row.any_resolution:
         raise UsageError(
-            f"sides is {settings.sides!r}, but {row.name} takes no smaller images; expected {FULL_SIDE}"
+            f"--resolutions is {settings.resolutions!r}, but {row.name} takes no smaller images; expected"
+            f" {FULL_RESOLUTION}"
         )
     return settings
 
 
-def side_of_epoch(settings: Settings) -> tuple[int, ...]:
-    """Return the side of the training images of each epoch.
+def resolution_of_epoch(settings: Settings) -> tuple[int, ...]:
+    """Return the resolution of the training images of each epoch.
 
     Raises:
-        UsageError: ``sides`` is no list of sides.
+        UsageError: ``resolutions`` is no list of resolutions.
     """
     try:
-        sides = [int(part) for part in settings.sides.split(",")]
+        sides = [int(part) for part in settings.resolutions.split(",")]
     except ValueError:
         sides = []
-    if not sides or not all(SMALLEST_SIDE <= side <= FULL_SIDE for side in sides):
+    if not sides or not all(SMALLEST_RESOLUTION <= side <= FULL_RESOLUTION for side in sides):
         raise UsageError(
-            f"sides is {settings.sides!r}; expected whole numbers from {SMALLEST_SIDE} to {FULL_SIDE},"
-            " separated by commas"
+            f"--resolutions is {settings.resolutions!r}; expected whole numbers from {SMALLEST_RESOLUTION} to"
+            f" {FULL_RESOLUTION}, separated by commas"
         )
     epochs, count = settings.epochs, len(sides)
     if epochs < count:  # those at the end: a network is used on images of full size
@@ -223,14 +246,14 @@ def read_toml(path: str | Path) -> dict[str, Value]:
     return check_table(table, f"--config {str(path)!r}")
 
 
-def merged(file: str | Path | None, said: Mapping[str, Value]) -> dict[str, Value]:
-    """Return the settings of a file, if there is one, and those said besides, which win unless they are None.
+def merged(file: str | Path | None, overrides: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the settings of a file, if there is one, under those given besides; None counts as not given.
 
     Raises:
         UsageError: as for ``read_toml``.
     """
     from_file = read_toml(file) if file is not None else {}
-    return {**from_file, **{name: value for name, value in said.items() if value is not None}}
+    return {**from_file, **{name: value for name, value in overrides.items() if value is not None}}
 
 
 def read_table(path: str | Path) -> dict[str, Any]:
@@ -240,8 +263,8 @@ def read_table(path: str | Path) -> dict[str, Any]:
         UsageError: the file is missing or is no TOML.
     """
     try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
+        # Windows' editors put a byte-order mark first, which TOML does not allow.
+        return tomllib.loads(Path(path).read_bytes().decode("utf-8-sig"))
     # A number of more digits than Python converts is a ValueError, as are the two that TOML and UTF-8 have.
     except (OSError, ValueError, RecursionError) as problem:
         raise UsageError(
@@ -281,16 +304,18 @@ def check(name: str, value: object) -> None:
     kind, limits = FIELDS[name].type, FIELDS[name].metadata
     if kind is bool:
         if not isinstance(value, bool):
-            raise UsageError(f"{name} is {value!r}; expected true or false")
+            raise UsageError(f"{option(name)} is {value!r}; expected true or false")
         return
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind is str:
         if not isinstance(value, str):
-            raise UsageError(f"{name} is {value!r}; expected text")
+            raise UsageError(f"{option(name)} is {value!r}; expected text")
         if limits["choices"] and value not in limits["choices"]:
-            raise UsageError(f"{name} is {value!r}; expected one of {', '.join(limits['choices'])}")
+            raise UsageError(f"{option(name)} is {value!r}; expected one of {', '.join(limits['choices'])}")
     elif not number or (kind is not float and not isinstance(value, int)):
-        raise UsageError(f"{name} is {value!r}; expected {'a number' if kind is float else 'a whole number'}")
+        raise UsageError(
+            f"{option(name)} is {value!r}; expected {'a number' if kind is float else 'a whole number'}"
+        )
     else:
         try:
             size = float(value)  # type: ignore[arg-type]
@@ -305,4 +330,4 @@ def _check_bounds(name: str, value: float, limits: Mapping[str, Any]) -> None:
     open_below = math.isfinite(limits["above"])
     low = f"above {limits['above']:.10g}" if open_below else f"at least {limits['least']:.10g}"
     high = f" and at most {limits['most']:.10g}" if math.isfinite(limits["most"]) else ""
-    raise UsageError(f"{name} is {value:.10g}; expected a number {low}{high}")
+    raise UsageError(f"{option(name)} is {value:.10g}; expected a number {low}{high}")

@@ -27,7 +27,7 @@ class Expectation:
         accuracy_std, flip_shift_std: the standard deviation over seeds, None for a single one.
         train_seconds: the mean.
         training_flops: of a whole training.
-        hardware, precision: on what, and in which arithmetic.
+        hardware, precision: on what, and in which numeric precision.
     """
 
     arch: str
@@ -72,7 +72,7 @@ def table() -> dict[tuple[str, str], Expectation]:
     return found
 
 
-def of(settings: Settings) -> Expectation | None:
+def expected_for(settings: Settings) -> Expectation | None:
     """Return what is expected of a training, None if it is not a recipe as it was measured."""
     recipe = config.resolve({"arch": settings.arch, "recipe": settings.recipe})
     free = {"seed": 0, "device": "auto", "precision": "auto", "deterministic": False, "devices": None}

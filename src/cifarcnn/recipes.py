@@ -55,9 +55,9 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
         "vgg2": _LESS_DROPOUT,
         "vgg3": _LESS_DROPOUT,
         "shallow2": {"epochs": 6},
-        "whiten6-tiny": {**_WHITENED, "epochs": 2, "batch_size": 500, "sides": "20,32"},
-        "whiten6-small": {**_WHITENED, "epochs": 4, "batch_size": 500, "sides": "20,24,32,32"},
-        "whiten6-medium": {**_WHITENED, "epochs": 7, "sides": "20,24,28,32,32"},
+        "whiten6-tiny": {**_WHITENED, "epochs": 2, "batch_size": 500, "resolutions": "20,32"},
+        "whiten6-small": {**_WHITENED, "epochs": 4, "batch_size": 500, "resolutions": "20,24,32,32"},
+        "whiten6-medium": {**_WHITENED, "epochs": 7, "resolutions": "20,24,28,32,32"},
         "whiten6": {
             **_WHITENED,
             "epochs": 10,
@@ -65,9 +65,9 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
             "micro_batch": 500,
             "batch_norm_momentum": 0.9,
             "jitter": 0.14,
-            "sides": "24,32,32,32,32",
+            "resolutions": "24,32,32,32,32",
         },
-        "whiten6-large": {**_WHITENED, "epochs": 24, "sides": "20,24,28,32,32"},
+        "whiten6-large": {**_WHITENED, "epochs": 24, "resolutions": "20,24,28,32,32"},
     },
     "classic": {
         "plain6": _CLASSIC_PLAIN,
@@ -86,6 +86,6 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
 }
 
 
-def of(arch: str) -> dict[str, Mapping[str, Value]]:
+def recipes_for(arch: str) -> dict[str, Mapping[str, Value]]:
     """Return the recipes of an architecture by name: ``fast``, and ``classic`` where there is one."""
     return {name: table.get(arch, {}) for name, table in RECIPES.items() if name == "fast" or arch in table}

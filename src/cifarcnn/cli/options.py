@@ -25,7 +25,7 @@ GROUPS = {
         "schedule", "warmup", "decay", "label_smoothing", "ema", "patience", "scale_batch", "seed", "seeds",
         "repeat",
     ),
-    "Augmentation": ("augment", "shift", "jitter", "sides"),
+    "Augmentation": ("augment", "shift", "jitter", "resolutions"),
     "Data": ("path", "train_size", "val_size"),
     "Hardware": ("device", "devices", "precision", "deterministic", "alone", "wait"),
     "Output": ("out", "resume", "as_json", "quiet"),
@@ -82,7 +82,7 @@ def complete_file(_context: click.Context, _option: click.Parameter, begun: str)
     return [CompletionItem(begun, type="file")]
 
 
-METAVARS = {"sides": "N,N,..."}
+METAVARS = {"resolutions": "N,N,..."}
 """What stands for the value of a setting whose kind does not tell enough."""
 
 COMPLETED = {"arch": complete_architecture}

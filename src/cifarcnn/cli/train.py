@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cifarcnn.training.seeds import SeedsResult
-    from cifarcnn.training.training import TrainingResult
+    from cifarcnn.training.train import TrainingResult
 
 
 def _parse_seeds(_context: click.Context, _option: click.Parameter, text: str | None) -> list[int] | None:
@@ -153,8 +153,8 @@ def _choose_call(
     **settings: Any,
 ) -> "Callable[..., TrainingResult | SeedsResult]":
     """Return the library's function that does what the options say, with all arguments but ``on_event``."""
-    from cifarcnn.training import resumption, training
     from cifarcnn.training import seeds as several
+    from cifarcnn.training import train as one
 
     new: dict[str, Any] = {"out": out, "data": path, "settings_file": settings_file}
     if resume is not None and several.is_seeds(resume):
@@ -168,13 +168,13 @@ def _choose_call(
         return functools.partial(several.resume_seeds, resume, data=path, **hardware)
     if resume is not None:
         together: dict[str, Any] = {"data": path, "alone": alone, "wait": wait}
-        return functools.partial(resumption.resume, resume, **together, **settings)
+        return functools.partial(one.resume, resume, **together, **settings)
     if seeds or repeat:
         _check_alone(alone)
         del settings["seed"]
         return functools.partial(several.train_seeds, seeds or list(range(repeat or 0)), **new, **settings)
     together = {"alone": alone, "wait": wait, "scale_batch": scale_batch}
-    return functools.partial(training.train, **new, **together, **settings)
+    return functools.partial(one.train, **new, **together, **settings)
 
 
 def _check_alone(alone: bool) -> None:

@@ -120,7 +120,7 @@ def _command(settings: dict[str, config.Value], data: Path | None) -> str:
     """Return what to type to train with these settings."""
     words = ["cifarcnn", "train"]
     for name, value in settings.items():
-        option = f"--{name.replace('_', '-')}"
+        option = config.option(name)
         if isinstance(value, bool):
             words.append(option if value else f"--no-{option.removeprefix('--')}")
         elif value is not None:

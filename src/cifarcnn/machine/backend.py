@@ -1,7 +1,7 @@
 """What differs between Keras's backends outside the networks, from their import to running out of memory.
 
 The rest of the package speaks Keras's own API and runs on TensorFlow and on JAX, whichever ``KERAS_BACKEND``
-names. TensorFlow's own layers stand in ``training.tensorflow_layers``.
+names. TensorFlow's own layers stand in ``training.tf_layers``.
 """
 
 import contextlib

@@ -4,6 +4,11 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+HANGUP = getattr(signal, "SIGHUP", None)
+"""The signal of a closed terminal; Windows has none."""
+
+STOPPING = tuple(signal.Signals(number) for number in (signal.SIGINT, signal.SIGTERM, HANGUP) if number)
+
 
 class StopRequest:
     """A context in which SIGINT and SIGTERM are noted instead of ending the process.
@@ -21,10 +26,9 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) == signal.SIG_IGN:
-                    continue
-                self._before[number] = signal.signal(number, self._note)
+            for number in STOPPING:
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(

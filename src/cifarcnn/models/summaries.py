@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cifarcnn import architectures, config, expectations
 from cifarcnn.data.cifar10 import RECORDS_PER_FILE, TRAIN_FILES
 from cifarcnn.models import exportsummary, modelfile, pretrained
-from cifarcnn.recipes import of as recipes_of
+from cifarcnn.recipes import recipes_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,9 +106,9 @@ class Recipe:
 def recipes(arch: str) -> dict[str, Recipe]:
     """Return every recipe of an architecture by its name."""
     found = {}
-    for recipe in recipes_of(arch):
+    for recipe in recipes_for(arch):
         settings = config.resolve({"arch": arch, "recipe": recipe})
-        found[recipe] = Recipe(settings, training_flops(settings), expectations.of(settings))
+        found[recipe] = Recipe(settings, training_flops(settings), expectations.expected_for(settings))
     return found
 
 
@@ -119,7 +119,7 @@ def training_flops(settings: config.Settings) -> int:
     weights, and that of each layer's input where a trainable layer comes before.
 
     Args:
-        settings: of which the architecture, the epochs, the batch size, the images and their sides count.
+        settings: of which architecture, epochs, batch size, images and their resolutions count.
     """
     from cifarcnn.machine import backend
 
@@ -131,10 +131,10 @@ def training_flops(settings: config.Settings) -> int:
     count = min(settings.train_size or images, images - settings.val_size)
     count -= count % settings.batch_size
     total, costs = 0, {}
-    for side in config.side_of_epoch(settings):
+    for side in config.resolution_of_epoch(settings):
         if side not in costs:
             inputs = keras.Input((side, side, 3))
-            smaller = network if side == config.FULL_SIDE else keras.models.clone_model(network, inputs)
+            smaller = network if side == config.FULL_RESOLUTION else keras.models.clone_model(network, inputs)
             costs[side] = _step_flops(smaller)
         total += count * costs[side]
     return total

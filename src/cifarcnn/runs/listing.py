@@ -212,7 +212,7 @@ def read(path: Path, name: str) -> Row:
             return Row(name, path, "running" if used else "interrupted", why, epochs_done=0)
         settings = _settings(run.settings)
         for row in read_table(run.metrics, METRICS):
-            progress.complete(row, settings.val_size)
+            progress.complete(row)
         times = read_table(run.timing, TIMING)
     except (OSError, ValueError, RecursionError, UsageError) as problem:
         return Row(name, path, "damaged", _reason(problem))
@@ -226,8 +226,8 @@ def read(path: Path, name: str) -> Row:
         settings=dict(vars(settings)),
         epochs_done=progress.epoch,
         best_epoch=progress.best_epoch or None,
-        val_accuracy=progress.best_accuracy,
-        val_loss=progress.best_loss,
+        val_accuracy=(progress.best or {}).get("val_accuracy"),
+        val_loss=(progress.best or {}).get("val_loss"),
         seconds=round(sum(time["seconds"] for time in times), 3),
         images_per_second=images_per_second(times),
         images=str(environment.get("training_images_sha256", ""))[:8] or None,

@@ -19,8 +19,23 @@ METRICS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_ra
 TIMING = ("epoch", "seconds", "images_per_second")
 """The columns of ``metrics.csv``, which are the same for the same seed, and of ``timing.csv``."""
 
+Row = Mapping[str, Any]
+"""An epoch's figures by column."""
+
 OF_VALIDATION = ("val_loss", "val_accuracy")
 """What is None, in a table an empty cell, without validation images."""
+
+
+def best_row(rows: Sequence[Row]) -> Row | None:
+    """Return the row of the best epoch: the one rule, wherever an epoch is called the best.
+
+    It is that of the highest validation accuracy, the earlier one on ties; without validation images the
+    last. It does not depend on the order in which it is asked, nor on any file but the table of epochs.
+    """
+    validated = [row for row in rows if row["val_accuracy"] is not None]
+    if not validated:
+        return rows[-1] if rows else None
+    return max(validated, key=lambda row: (row["val_accuracy"], -row["epoch"]))
 
 
 @dataclass
@@ -31,7 +46,6 @@ class Progress:
         epoch: epochs completed.
         step: steps completed in the epoch under way.
         rows: for each completed epoch, the columns of ``METRICS`` and ``TIMING``.
-        best_epoch, best_accuracy, best_loss: of the best epoch so far, on the validation images.
         seconds: time of the steps, of validation, and of saving each epoch's model, over all sittings.
         epoch_seconds: time spent on the steps of the epoch under way.
     """
@@ -39,45 +53,30 @@ class Progress:
     epoch: int = 0
     step: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = 0
-    best_accuracy: float | None = None
-    best_loss: float | None = None
     seconds: float = 0.0
     epoch_seconds: float = 0.0
 
-    def complete(self, row: dict[str, Any], val_size: int) -> bool:
-        """Add a completed epoch; return whether it is the best so far.
-
-        A validation accuracy less than a standard error below the highest cannot be told from it. An epoch
-        that has such a one takes the best's place if its validation loss is lower, or if the best's accuracy
-        is no such one any more. Without validation images the last epoch is the best.
-
-        Args:
-            row: the epoch's measurements.
-            val_size: the number of validation images.
-        """
-        self.epoch, self.step, self.epoch_seconds = self.epoch + 1, 0, 0.0
+    def complete(self, row: dict[str, Any]) -> None:
+        """Add a completed epoch."""
         self.rows.append(row)
-        accuracy, loss = row["val_accuracy"], row["val_loss"]
-        best = self._is_best(accuracy, loss, val_size)
-        if best:
-            self.best_epoch, self.best_accuracy, self.best_loss = self.epoch, accuracy, loss
-        return best
+        self.epoch, self.step, self.epoch_seconds = self.epoch + 1, 0, 0.0
 
-    def _is_best(self, accuracy: float | None, loss: float | None, val_size: int) -> bool:
-        """Return whether the last row, of this validation accuracy and loss, is better than the best."""
-        if accuracy is None or loss is None or self.best_accuracy is None or self.best_loss is None:
-            return True
-        highest = max(row["val_accuracy"] or 0.0 for row in self.rows)
-        enough = highest - math.sqrt(highest * (1 - highest) / max(val_size, 1))
-        return accuracy >= enough and (self.best_accuracy < enough or loss < self.best_loss)
+    @property
+    def best(self) -> Row | None:
+        """The row of the best epoch; see ``best_row``. None before the first is completed."""
+        return best_row(self.rows)
+
+    @property
+    def best_epoch(self) -> int:
+        """The best epoch's number; 0 before the first is completed."""
+        return self.best["epoch"] if self.best else 0
 
     def finished(self, settings: Settings) -> bool:
         """Return whether the last epoch is done, or patience is at its end."""
-        impatient = settings.patience > 0 and settings.val_size > 0
-        return self.epoch >= settings.epochs or (
-            impatient and self.epoch - self.best_epoch >= settings.patience
-        )
+        if self.epoch >= settings.epochs:
+            return True
+        patient = not settings.patience or self.best is None or self.best["val_accuracy"] is None
+        return not patient and self.epoch - self.best_epoch >= settings.patience
 
 
 def images_per_second(rows: Sequence[Mapping[str, Any]]) -> float | None:

@@ -5,16 +5,17 @@ A run directory holds
 ``environment.json``  versions, hardware, the data's checksum,
 ``metrics.csv``       one row per epoch; the same for every run with the same seed on the same machine,
 ``timing.csv``        how long each epoch took,
-``best.keras``        the model of the best epoch on the validation images (of the last, without any),
+``best.keras``        the model of the best epoch, as ``progress.best_row`` has it,
 ``last.keras``        the model of the last epoch,
 ``curves.png``        the learning curves,
 ``confusion.png``     the confusion matrix of the last epoch on the validation images,
 ``report.html``       everything about the finished run on one page,
 ``tensorboard/``      the same figures for TensorBoard,
-``checkpoint.npz``    everything on which the rest of the training depends, and the one before it,
-``failure.json``      why the last sitting failed, if it did.
+``checkpoint.npz``    everything on which the rest of the training depends; until it ends, the one before too,
+``failure.json``      why the last sitting failed, if it did,
+``skipped.txt``       the pictures that could not be read, if there were any.
 
-Every file appears whole or not at all. What is in a checkpoint is the business of ``training.loop``.
+Every file appears whole or not at all. What is in a checkpoint is the business of ``training.train``.
 """
 
 import contextlib
@@ -52,7 +53,7 @@ class Checkpoint:
         facts: versions, hardware and the data's checksum, to compare when the run is resumed.
         data: where the user said the data set is; None if it was found by itself.
         progress: how far the training is.
-        variables: the values of ``training.twin.Pair.state``.
+        variables: the values of ``training.model.Models.state``.
     """
 
     settings: Settings
@@ -80,6 +81,7 @@ class RunDirectory:
         self.checkpoint = path / "checkpoint.npz"
         self.previous = path / "checkpoint-previous.npz"
         self.failure = path / "failure.json"
+        self.skipped = path / "skipped.txt"
 
     @classmethod
     def create(cls, out: Path, settings: Settings) -> "RunDirectory":
@@ -147,24 +149,43 @@ class RunDirectory:
         with saving(self.path):
             files.write_text(path, json.dumps(document, indent=2) + "\n")
 
-    def describe(self, settings: Settings, facts: Mapping[str, Any], data: str | None) -> None:
+    def describe(
+        self, settings: Settings, facts: Mapping[str, Any], data: str | None, skipped: Sequence[str] = ()
+    ) -> None:
         """Write ``settings.json``, and ``environment.json`` of a new run, unless they are there and right.
 
         Args:
             settings: of the run.
             facts: on what it depends besides.
             data: where the user said the images are.
+            skipped: the pictures that could not be read.
         """
-        document = dataclasses.asdict(settings)
-        try:
-            known = json.loads(files.read_text(self.settings))
-        except (OSError, ValueError):
-            known = None
-        if known != document:
-            self.write_json(self.settings, document)
+        if not self._holds(settings):
+            self.write_json(self.settings, dataclasses.asdict(settings))
         if not os.path.exists(self.environment):
             place = {} if data is None else {"data": data}
             self.write_json(self.environment, {**facts, "platform": platform.platform(), **place})
+            if skipped:
+                with saving(self.path):
+                    files.write_text(self.skipped, "".join(f"{line}\n" for line in skipped))
+
+    def _holds(self, settings: Settings) -> bool:
+        """Return whether ``settings.json`` says these."""
+        try:
+            return bool(json.loads(files.read_text(self.settings)) == dataclasses.asdict(settings))
+        except (OSError, ValueError):
+            return False
+
+    def complete(self, settings: Settings) -> bool:
+        """Return whether everything is there that a finished run with these settings leaves."""
+        wanted = (self.environment, self.metrics, self.timing, self.best, self.last, self.curves, self.report)
+        return self._holds(settings) and all(os.path.exists(path) for path in wanted)
+
+    def remove_previous_checkpoint(self) -> None:
+        """Leave a finished run one checkpoint."""
+        with saving(self.path):
+            if self.checkpoint.exists():
+                self.previous.unlink(missing_ok=True)
 
     def write_tables(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write ``metrics.csv`` and ``timing.csv``."""

@@ -1,5 +1,5 @@
 """Training: from settings to the best model.
 
-Read ``training`` first, then ``preparation`` (what is chosen), ``assembly`` and ``twin`` (the network made
-fast), and ``loop`` (the epochs).
+Read ``train`` first, top to bottom. ``setup`` chooses images, hardware and devices; ``augment`` draws what
+each step sees, ``model`` makes the network fast, ``optimizer`` updates it, ``callbacks`` watch it.
 """

@@ -18,10 +18,9 @@ import tensorflow as tf
 
 from cifarcnn.data.cifar10 import Images
 from cifarcnn.errors import RunError
-from cifarcnn.training import microbatches
+from cifarcnn.training.callbacks import StepCallback
 from cifarcnn.training.cluster import Cluster
-from cifarcnn.training.twin import Twin, gather, stored
-from cifarcnn.training.watcher import Watcher
+from cifarcnn.training.model import TrainingModel, gather, gradients, pad
 
 SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM))
 
@@ -45,7 +44,7 @@ class Replicas:
 
     def hold(self, images: Images, margin: int) -> None:
         """Put the training images on every device of this process, with a border of ``margin`` pixels."""
-        pixels = stored(images.images, margin)
+        pixels = pad(images.images, margin)
         if "GPU" in self.devices[0]:
             # TensorFlow gathers no bytes on a GPU without compiling; float16 holds 0-255 exactly.
             pixels = pixels.astype(np.float16)
@@ -54,48 +53,53 @@ class Replicas:
 
     def fit(
         self,
-        twin: Twin,
+        model: TrainingModel,
         picks: npt.NDArray[np.int32],
         targets: npt.NDArray[np.float32],
         batch_size: int,
-        watcher: Watcher,
+        callback: StepCallback,
     ) -> None:
-        """Train in order, batch by batch, until the picks or the watcher end it.
+        """Train in order, batch by batch, until the picks or the callback end it.
 
         Args:
-            twin: made with ``crops_given`` and compiled for one device, in ``strategy.scope()``.
+            model: made with ``crops_given`` and compiled for one device, in ``strategy.scope()``.
             picks: int32, (batches * batch_size, 4) or (batches * batch_size, 6).
             targets: float32, (batches * batch_size, 10).
             batch_size: images of a step, of all devices together.
-            watcher: told of every call; it decides with those of the other workers.
+            callback: told of every call; it decides with those of the other workers.
         """
-        twin.reset_metrics()
-        watcher.set_model(twin)
-        twin.stop_training = False
-        if twin.train_function is None:
-            twin.train_function = self._make_calls(twin)
+        model.reset_metrics()
+        callback.set_model(model)
+        model.stop_training = False
+        if model.train_function is None:
+            model.train_function = self._make_calls(model)
         share = batch_size // self.count
         batches = len(picks) // batch_size
         # (batch, replica, part, image, ...)
+        steps = model.accumulation_steps
         divided = [
-            array.reshape(batches, twin.parts, self.count, share // twin.parts, -1).swapaxes(1, 2)
+            array.reshape(
+                batches, model.accumulation_steps, self.count, share // model.accumulation_steps, -1
+            ).swapaxes(1, 2)
             for array in (picks.astype(np.int64), targets)
         ]
         done = 0
-        while done < batches and not twin.stop_training:
+        while done < batches and not model.stop_training:
             steps = min(self.steps_per_call, batches - done)
             mine = [self._shares(array[done : done + steps]) for array in divided]
-            wishes = self._on_each(lambda _replica: watcher.wishes().astype(np.float32))
-            totals = np.asarray(twin.train_function(self.store, *mine, wishes))
+            wishes = self._on_each(lambda _replica: callback.stop_flags().astype(np.float32))
+            totals = np.asarray(model.train_function(self.store, *mine, wishes))
             images = steps * batch_size
             loss, correct = float(totals[0]) * batch_size, float(totals[1])
-            for variable, amount in zip(twin.metrics_variables, (loss, images, correct, images), strict=True):
+            for variable, amount in zip(
+                model.metrics_variables, (loss, images, correct, images), strict=True
+            ):
                 variable.assign_add(amount)
             done += steps
-            watcher.grant(totals[2:] > 0)
-            watcher.on_train_batch_end(done - 1, twin.get_metrics_result())
+            callback.agreed = totals[2:] > 0
+            callback.on_train_batch_end(done - 1, model.get_metrics_result())
 
-    def _make_calls(self, twin: Twin) -> Callable[..., Any]:
+    def _make_calls(self, model: TrainingModel) -> Callable[..., Any]:
         """Return the function that makes some steps on all devices and returns their sums."""
 
         def steps(store: Any, picks: Any, targets: Any, wishes: Any) -> Any:
@@ -105,7 +109,7 @@ class Replicas:
                     tf.cast(gather(store, part, self.size, self.margin), tf.uint8)
                     for part in tf.unstack(picks[number])
                 ]
-                totals += self._step(twin, crops, tf.unstack(targets[number]))
+                totals += self._step(model, crops, tf.unstack(targets[number]))
             return tf.concat([totals, wishes], 0)
 
         @tf.function(reduce_retracing=False)  # type: ignore[untyped-decorator]
@@ -116,16 +120,16 @@ class Replicas:
         return call  # type: ignore[no-any-return]
 
     @staticmethod
-    def _step(twin: Twin, crops: list[Any], targets: list[Any]) -> Any:
+    def _step(model: TrainingModel, crops: list[Any], targets: list[Any]) -> Any:
         """Make one step on this device's share; return its part of the loss, and how many it had right."""
-        variables = twin.trainable_variables
+        variables = model.trainable_variables
         # A loop in TensorFlow would forbid the devices to exchange batch norm's statistics.
-        parts = [microbatches.gradients(twin, *part, len(crops)) for part in zip(crops, targets, strict=True)]
+        parts = [gradients(model, *part, len(crops)) for part in zip(crops, targets, strict=True)]
         by_variable = zip(*(found for found, *_ in parts), strict=True)
-        gradients = [tf.add_n(shares) for shares in by_variable]
-        if isinstance(twin.optimizer, keras.optimizers.LossScaleOptimizer):
-            gradients = _finite_everywhere(gradients)
-        twin.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        summed = [tf.add_n(shares) for shares in by_variable]
+        if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
+            summed = _finite_everywhere(summed)
+        model.optimizer.apply_gradients(zip(summed, variables, strict=True))
         # Keras divides by the number of replicas: the shares' losses add up to the mean over the batch.
         loss = tf.add_n([loss for _, loss, _ in parts])
         answers = tf.concat([logits for *_, logits in parts], 0)
@@ -150,7 +154,7 @@ class Replicas:
         counts = self._sum(np.array([received == number for number in SIGNALS], np.int64))
         return next((number for number, count in zip(SIGNALS, counts, strict=True) if count), None)
 
-    def check_equal(self, twin: Twin) -> None:
+    def check_equal(self, model: TrainingModel) -> None:
         """Compare the weights of all replicas, bit by bit.
 
         Raises:
@@ -159,7 +163,7 @@ class Replicas:
         digests = np.zeros((self.count, 4), np.int64)
         for number in range(len(self.devices)):
             digest = hashlib.sha256()
-            for variable in twin.variables:
+            for variable in model.variables:
                 digest.update(
                     self.strategy.experimental_local_results(variable.value)[number].numpy().tobytes()
                 )

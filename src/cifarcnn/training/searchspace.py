@@ -124,8 +124,7 @@ def read(
     explicit = {name: value for name, value in (settings or {}).items() if value is not None}
     for name in space:
         if name in shared or name in explicit:
-            option = f"--{name.replace('_', '-')}"
-            place = "beside it" if name in shared else f"is given as {option}"
+            place = "beside it" if name in shared else f"is given as {config.option(name)}"
             raise UsageError(f"{where}: {name} stands in [search] and {place}; expected it in one place")
     found = Search({**shared, **explicit}, space)
     _check_combinations(found, where)

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from cifarcnn.events import Note, OnEvent, ignore
 from cifarcnn.machine import files
 from cifarcnn.runs import listing, run
 from cifarcnn.runs.run import RunDirectory
-from cifarcnn.training import resumption, training
-from cifarcnn.training.training import TrainingResult
+from cifarcnn.training import setup, train
+from cifarcnn.training.train import TrainingResult
 
 FILE = "seeds.json"
 
@@ -85,11 +85,12 @@ def train_seeds(
         "schema": 1,
         "seeds": list(seeds),
         "settings": dataclasses.asdict(planned[0]),
+        "explicit": sorted(shared),
         "data": sources.absolute(data),
     }
     with run.saving(directory):
         files.write_text(directory / FILE, json.dumps(plan, indent=2) + "\n")
-    return _train_all(directory, planned, sources.absolute(data), {}, on_event)
+    return _train_all(directory, planned, shared, sources.absolute(data), {}, on_event)
 
 
 def resume_seeds(
@@ -113,15 +114,15 @@ def resume_seeds(
         CifarCNNError: as for ``train_seeds``.
     """
     directory = Path(directory)
-    planned, known = _read_plan(directory / FILE)
+    planned, explicit, known = _read_plan(directory / FILE)
     begun = [RunDirectory(directory / f"seed{settings.seed}").resumable() for settings in planned]
     if data is None and known is not None and not os.path.exists(known) and not all(begun):
         raise RunError(
             f"the images of {str(directory)!r} were in {known}, which is gone; say with --data where they are"
         )
     hardware = {"device": device, "devices": devices}
-    planned = [resumption.change(settings, hardware) for settings in planned]
-    return _train_all(directory, planned, sources.absolute(data) or known, hardware, on_event)
+    planned = [setup.with_changes(settings, hardware) for settings in planned]
+    return _train_all(directory, planned, explicit, sources.absolute(data) or known, hardware, on_event)
 
 
 def is_seeds(directory: str | Path) -> bool:
@@ -131,14 +132,27 @@ def is_seeds(directory: str | Path) -> bool:
 
 
 def train_in(
-    path: Path, settings: Settings, data: str | Path | None, on_event: OnEvent, **hardware: Any
+    path: Path,
+    settings: Settings,
+    explicit: Collection[str],
+    data: str | Path | None,
+    on_event: OnEvent,
+    **hardware: Any,
 ) -> TrainingResult:
-    """Train in a run directory of this name; go on with a run that is in it, or take it as finished."""
+    """Train in a run directory of this name; go on with a run that is in it, or take it as finished.
+
+    Args:
+        path: the run directory.
+        settings: resolved ones.
+        explicit: the names of those that the user gave.
+        data, on_event: as for ``cifarcnn.train``.
+        **hardware: ``device`` and ``devices``, where a run that goes on shall have others.
+    """
     # TensorFlow takes the networks of several runs for one that is compiled over and over, and warns.
     logging.getLogger("tensorflow").addFilter(_is_no_retracing)
     directory = RunDirectory(path)
     if directory.resumable():
-        return resumption.resume(
+        return train.resume(
             path, epochs=settings.epochs, data=data, alone=True, on_event=on_event, **hardware
         )
 
@@ -147,31 +161,32 @@ def train_in(
             path.mkdir(exist_ok=True)  # one that a kill left before its first checkpoint is taken up
         return directory
 
-    return training.start(settings, make_directory, data, on_event)
+    return train.start(settings, make_directory, data, on_event, explicit=frozenset(explicit))
 
 
 def _is_no_retracing(record: logging.LogRecord) -> bool:
     return "retracing" not in str(record.msg)
 
 
-def _read_plan(path: Path) -> tuple[list[Settings], str | None]:
-    """Return the settings of each run, and where the data set was said to be."""
+def _read_plan(path: Path) -> tuple[list[Settings], list[str], str | None]:
+    """Return the settings of each run, which of them the user gave, and where the data set was said to be."""
     try:
         plan = json.loads(files.read_text(path))
         planned = [config.resolve({**plan["settings"], "seed": seed}) for seed in plan["seeds"]]
-        data = plan["data"]
+        explicit, data = [str(name) for name in plan["explicit"]], plan["data"]
         if not planned or not isinstance(data, str | None):
             raise ValueError("it is not as it was written")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as problem:
         raise RunError(
             f"cannot read {str(path)!r}: {reason(problem)}; resume the runs beside it one by one"
         ) from problem
-    return planned, data
+    return planned, explicit, data
 
 
 def _train_all(
     directory: Path,
     planned: Sequence[Settings],
+    explicit: Collection[str],
     data: str | None,
     hardware: dict[str, Any],
     on_event: OnEvent,
@@ -183,7 +198,7 @@ def _train_all(
         name = f"seed{settings.seed}"
         on_event(Note(f"{name}: run {number} of {len(planned)} in {directory}"))
         try:
-            results.append(train_in(directory / name, settings, data, on_event, **hardware))
+            results.append(train_in(directory / name, settings, explicit, data, on_event, **hardware))
         except Interrupted as stop:
             raise Interrupted(
                 f"stopped in {name}, saved; {len(results)} of {len(planned)} runs are finished;"

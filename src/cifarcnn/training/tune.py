@@ -309,7 +309,8 @@ class _Study:
 
         outcome: dict[str, Any]
         try:
-            result = seeds.train_in(path, self.plan.resolve(values), data, watch)
+            explicit = {**self.plan.shared, **values}
+            result = seeds.train_in(path, self.plan.resolve(values), explicit, data, watch)
             outcome = {"values": result.val_accuracy}
         except _Pruned as stop:
             outcome = {"state": optuna.trial.TrialState.PRUNED}

@@ -15,7 +15,7 @@ from cifarcnn.architectures import ARCHITECTURES
 from cifarcnn.data import sources
 from cifarcnn.events import Event, StepsDone
 from cifarcnn.models import modelfile
-from cifarcnn.training import loop
+from cifarcnn.training import train as trainer
 from conftest import Run
 
 
@@ -64,7 +64,7 @@ def test_pictures_are_renewed_while_training(
             (run,) = tmp_path.iterdir()
             drawn.extend((run / name).read_bytes() for name in ("curves.png", "confusion.png"))
 
-    monkeypatch.setattr(loop, "REDRAW_SECONDS", 0)
+    monkeypatch.setattr(trainer, "REDRAW_SECONDS", 0)
     options: dict[str, Any] = {"epochs": 2, "train_size": 100, "val_size": 50, "batch_size": 50}
     run = package.train(
         out=tmp_path, data=data_directory, arch="plain6-small", on_event=on_event, **options
@@ -95,7 +95,7 @@ def test_the_command_says_what_it_did(cifarcnn: Run, tmp_path: Path, data_direct
 @pytest.mark.slow
 def test_a_network_learns(tmp_path: Path, data_directory: Path) -> None:
     """Two epochs on half of the images, made smaller; three seeds reached 73.0 to 73.5 % in float32."""
-    half = {"train_size": 25_000, "sides": "20,24"}
+    half = {"train_size": 25_000, "resolutions": "20,24"}
     result = package.train(out=tmp_path, data=data_directory, arch="whiten6-tiny", **half)
     assert package.evaluate(result.model, data=data_directory).metrics.accuracy > 0.71
 
@@ -196,11 +196,11 @@ def test_training_never_opens_the_test_images(cifarcnn: Run, tmp_path: Path, dat
     ("options", "code", "message"),
     [
         (["--arch", "vgg4"], 2, "unknown architecture 'vgg4': did you mean 'vgg"),
-        (["--epochs", "0"], 2, "epochs is 0; expected a number at least 1"),
+        (["--epochs", "0"], 2, "--epochs is 0; expected a number at least 1"),
         (["--epochs", "many"], 2, "'many' is not a valid integer"),
-        (["--learning-rate", "-1"], 2, "learning_rate is -1; expected a number above 0"),
-        (["--learning-rate", "nan"], 2, "learning_rate is nan; expected a number above 0"),
-        (["--batch-size", "60000"], 2, "batch_size is 60000; expected a number at least 1 and at most"),
+        (["--learning-rate", "-1"], 2, "--learning-rate is -1; expected a number above 0"),
+        (["--learning-rate", "nan"], 2, "--learning-rate is nan; expected a number above 0"),
+        (["--batch-size", "60000"], 2, "--batch-size is 60000, but there are 200 training images; expected"),
         (["--val-size", "49999"], 2, "val_size is 49999; expected"),
         (["--train-size", "49000"], 2, "train_size is 49,000; expected 1 to 45,000"),
         (["--precision", "int8"], 2, "'int8' is not one of"),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifarcnn import architectures
-from cifarcnn.training import whitening
+from cifarcnn.training import init
 
 
 def correlated_images(count: int = 40, seed: int = 0) -> np.ndarray:
@@ -20,7 +20,7 @@ def correlated_images(count: int = 40, seed: int = 0) -> np.ndarray:
 def test_whitened_patches_are_uncorrelated() -> None:
     """Over the images that it was made from, the covariance of its first twelve outputs is diagonal."""
     images = correlated_images()
-    kernel = whitening.whitening_kernel(images)
+    kernel = init.whitening_kernel(images)
     assert kernel.shape == (2, 2, 3, 24)
     outputs = np.asarray(keras.ops.conv(images, kernel, padding="valid")).reshape(-1, 24)
     covariance = outputs.T @ outputs / len(outputs)
@@ -31,7 +31,7 @@ def test_whitened_patches_are_uncorrelated() -> None:
 def test_components_come_in_order_of_their_variance() -> None:
     """The first component is what most of the images' variance lies in."""
     images = correlated_images()
-    kernel = whitening.whitening_kernel(images)[..., :12]
+    kernel = init.whitening_kernel(images)[..., :12]
     # A component is divided by its standard deviation: the larger the variance, the smaller its numbers.
     norms = np.sqrt((kernel**2).sum(axis=(0, 1, 2)))
     assert (np.diff(norms) > 0).all()
@@ -40,7 +40,7 @@ def test_components_come_in_order_of_their_variance() -> None:
 @given(st.integers(1, 9), st.integers(1, 9))
 def test_the_first_filters_pass_their_channel_on(inputs: int, outputs: int) -> None:
     """Of a kernel with enough outputs, the first outputs are the inputs themselves."""
-    kernel = whitening.passing_kernel((3, 3, inputs, outputs), np.random.default_rng(0))
+    kernel = init.identity_kernel((3, 3, inputs, outputs), np.random.default_rng(0))
     images = np.random.default_rng(1).normal(size=(2, 5, 5, inputs)).astype(np.float32)
     answers = np.asarray(keras.ops.conv(images, kernel, padding="same"))
     passed = min(inputs, outputs)
@@ -54,7 +54,7 @@ def test_a_network_is_initialised_by_images_and_seed_alone() -> None:
 
     def weights(seed: int) -> list[np.ndarray]:
         network = architectures.build("whiten6-tiny")
-        whitening.initialise(network, images, labels.astype(np.uint8), seed)
+        init.initialise(network, images, labels.astype(np.uint8), seed)
         return list(network.get_weights())
 
     first, again, other = weights(1), weights(1), weights(2)
@@ -66,11 +66,11 @@ def test_a_network_is_initialised_by_images_and_seed_alone() -> None:
 def test_images_of_all_classes_are_looked_at() -> None:
     """The first 5,000 in random order, and as many of a folder's, which stand class by class."""
     mixed = np.random.default_rng(0).integers(0, 10, 20_000).astype(np.uint8)
-    assert np.array_equal(mixed[whitening._sample(mixed)], mixed[:5000])
-    counts = np.bincount(np.sort(mixed)[whitening._sample(np.sort(mixed))])
+    assert np.array_equal(mixed[init._sample(mixed)], mixed[:5000])
+    counts = np.bincount(np.sort(mixed)[init._sample(np.sort(mixed))])
     assert counts.sum() == 5000
     assert counts.min() > 400
-    assert list(whitening._sample(np.zeros(3, np.uint8))) == [0, 1, 2]
+    assert list(init._sample(np.zeros(3, np.uint8))) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("name", [row.name for row in architectures.ARCHITECTURES if row.whitened])

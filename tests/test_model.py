@@ -1,4 +1,4 @@
-"""The training twin: the same function and gradients as the stock network, and crops by index arithmetic."""
+"""The training model: the same function and gradients as the export model, crops gathered on the device."""
 
 from typing import Any
 
@@ -8,8 +8,10 @@ import pytest
 import tensorflow as tf
 
 from cifarcnn import architectures
-from cifarcnn.training import pipeline, twin
-from cifarcnn.training.tensorflow_layers import (
+from cifarcnn.config import Settings, resolve
+from cifarcnn.training import augment, model
+from cifarcnn.training.setup import smaller_batch
+from cifarcnn.training.tf_layers import (
     ByteDropout,
     FusedBatchNormalization,
     FusedSilu,
@@ -19,17 +21,22 @@ from cifarcnn.training.tensorflow_layers import (
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3)).astype(np.uint8)
 
 
-def make(name: str, precision: str = "float32", margin: int = 4) -> twin.Pair:
+def sample(count: int, epoch: int = 0, **settings: Any) -> np.ndarray:
+    """The crops of an epoch."""
+    return augment.sample_epoch(Settings(seed=1, **settings), count, epoch)
+
+
+def make(name: str, precision: str = "float32", margin: int = 4) -> model.Models:
     """A pair without dropout, so that its training is a function of the images alone."""
     keras.utils.set_random_seed(1)
     stock = architectures.build(name, architectures.Variant(dropout=0.0))
-    return twin.make(stock, IMAGES, margin=margin, precision=precision, seed=3)
+    return model.make(stock, IMAGES, margin=margin, precision=precision, seed=3)
 
 
 def test_crops_are_shifts_and_flips_of_the_images() -> None:
     """Each pick gives the image moved by whole pixels, its border repeated, and mirrored if asked."""
-    layer = twin.CropFromStore(IMAGES, 4, dtype="uint8")
-    picks = pipeline.draw_epoch(len(IMAGES), seed=1, epoch=0, augment="standard", shift=4)
+    layer = model.GatherCrops(IMAGES, 4, dtype="uint8")
+    picks = sample(len(IMAGES), epoch=0, augment="standard", shift=4)
     crops = keras.ops.convert_to_numpy(layer(picks))
     padded = np.pad(IMAGES, ((0, 0), (4, 4), (4, 4), (0, 0)), mode="edge")
     for crop, (image, top, left, flip) in zip(crops, picks, strict=True):
@@ -40,20 +47,18 @@ def test_crops_are_shifts_and_flips_of_the_images() -> None:
 @pytest.mark.parametrize("jitter", [0.14, 0.9])
 def test_jittered_crops_are_those_that_people_are_shown(jitter: float) -> None:
     """What is gathered on the device and what is drawn on a sheet agree in every byte."""
-    layer = twin.CropFromStore(IMAGES, 4, dtype="uint8")
+    layer = model.GatherCrops(IMAGES, 4, dtype="uint8")
     for epoch in range(10):
-        picks = pipeline.draw_epoch(
-            len(IMAGES), seed=1, epoch=epoch, augment="standard", shift=4, jitter=jitter
-        )
+        picks = sample(len(IMAGES), epoch=epoch, augment="standard", shift=4, jitter=jitter)
         crops = keras.ops.convert_to_numpy(layer(picks))
         assert crops.dtype == np.uint8
-        assert np.array_equal(crops, pipeline.crop(IMAGES, picks, 4))
+        assert np.array_equal(crops, augment.cut(IMAGES, picks, 4))
 
 
 def test_without_augmentation_crops_are_the_images() -> None:
     """The centre of the padded image, untouched."""
-    layer = twin.CropFromStore(IMAGES, 3, dtype="uint8")
-    picks = pipeline.draw_epoch(len(IMAGES), seed=1, epoch=0, augment="none", shift=3)
+    layer = model.GatherCrops(IMAGES, 3, dtype="uint8")
+    picks = sample(len(IMAGES), epoch=0, augment="none", shift=3)
     assert np.array_equal(keras.ops.convert_to_numpy(layer(picks)), IMAGES[picks[:, 0]])
 
 
@@ -61,29 +66,29 @@ def test_without_augmentation_crops_are_the_images() -> None:
 def test_twin_answers_as_the_stock_network_does(name: str) -> None:
     """The softmax of the twin's logits is the stock network's answer to the same images."""
     pair = make(name)
-    picks = pipeline.draw_epoch(len(IMAGES), seed=1, epoch=0, augment="none", shift=4)
-    answers = keras.ops.convert_to_numpy(keras.ops.softmax(pair.twin(picks, training=False)))
-    assert np.allclose(answers, pair.stock.predict_on_batch(IMAGES[picks[:, 0]]), atol=1e-5)
+    picks = sample(len(IMAGES), epoch=0, augment="none", shift=4)
+    answers = keras.ops.convert_to_numpy(keras.ops.softmax(pair.training(picks, training=False)))
+    assert np.allclose(answers, pair.export.predict_on_batch(IMAGES[picks[:, 0]]), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["vgg2", "vgg3", "whiten6-tiny"])
 def test_a_fused_step_changes_weights_as_a_stock_step_does(name: str) -> None:
     """In float32, one step of the twin and one of the stock layers agree, moving statistics included."""
     pair = make(name)
-    reference = keras.models.clone_model(pair.stock)
-    reference.set_weights(pair.stock.get_weights())
-    picks = pipeline.draw_epoch(len(IMAGES), seed=1, epoch=0, augment="none", shift=4)
+    reference = keras.models.clone_model(pair.export)
+    reference.set_weights(pair.export.get_weights())
+    picks = sample(len(IMAGES), epoch=0, augment="none", shift=4)
     targets = np.eye(10, dtype=np.float32)[np.arange(20) % 10]
-    for model, inputs, from_logits in (
-        (pair.twin, picks, True),
+    for network, inputs, from_logits in (
+        (pair.training, picks, True),
         (reference, IMAGES[picks[:, 0]].astype(np.float32), False),
     ):
         loss = keras.losses.CategoricalCrossentropy(from_logits=from_logits)
-        model.compile(keras.optimizers.SGD(0.01), loss, jit_compile=False)
-        model.train_on_batch(inputs, targets)
-    before = pair.stock.get_weights()
-    pair.update_stock()
-    for ours, theirs, old in zip(pair.stock.weights, reference.weights, before, strict=True):
+        network.compile(keras.optimizers.SGD(0.01), loss, jit_compile=False)
+        network.train_on_batch(inputs, targets)
+    before = pair.export.get_weights()
+    pair.update_export()
+    for ours, theirs, old in zip(pair.export.weights, reference.weights, before, strict=True):
         if "moving" in ours.path:
             assert np.allclose(ours, theirs, rtol=2e-5, atol=1e-6), ours.path
         else:
@@ -138,7 +143,7 @@ def test_another_activation_is_left_as_it_is() -> None:
 @pytest.mark.parametrize("side", [16, 20, 31])
 def test_reduced_images_keep_colour_and_gradient(side: int) -> None:
     """A plain colour stays; a ramp from left to right stays one, but for the border."""
-    layer = twin.Reduce(32, dtype="float32")
+    layer = model.Downscale(32, dtype="float32")
     layer.side = side
     plain = np.full((1, 32, 32, 3), 77, np.uint8)
     assert np.allclose(layer(plain), 77, atol=1e-3)
@@ -153,29 +158,29 @@ def test_a_twin_trains_at_any_side_with_the_same_weights() -> None:
     """After a change of side, the step sees images of it; the stock network still gets its weights."""
     keras.utils.set_random_seed(1)
     stock = architectures.build("whiten6-tiny")
-    pair = twin.make(stock, IMAGES, margin=2, precision="float32", seed=3, any_side=True)
-    pair.twin.compile(keras.optimizers.SGD(0.01), keras.losses.CategoricalCrossentropy(from_logits=True))
-    picks = pipeline.draw_epoch(len(IMAGES), seed=1, epoch=0, augment="none", shift=2)
+    pair = model.make(stock, IMAGES, margin=2, precision="float32", seed=3, any_resolution=True)
+    pair.training.compile(keras.optimizers.SGD(0.01), keras.losses.CategoricalCrossentropy(from_logits=True))
+    picks = sample(len(IMAGES), epoch=0, augment="none", shift=2)
     targets = np.eye(10, dtype=np.float32)[np.arange(20) % 10]
     seen = []
     for side in (20, 32):
-        pair.train_at(side)
-        pair.twin.fit(picks, targets, batch_size=20, verbose=0)
-        seen.append(pair.twin.get_layer("reduce")(pair.twin.get_layer("crop")(picks)).shape[1])
+        pair.set_resolution(side)
+        pair.training.fit(picks, targets, batch_size=20, verbose=0)
+        seen.append(pair.training.get_layer("downscale")(pair.training.get_layer("gather")(picks)).shape[1])
     assert seen == [20, 32]
-    pair.update_stock()
-    answers = keras.ops.convert_to_numpy(keras.ops.softmax(pair.twin(picks, training=False)))
-    assert np.allclose(answers, pair.stock.predict_on_batch(IMAGES[picks[:, 0]]), atol=1e-5)
+    pair.update_export()
+    answers = keras.ops.convert_to_numpy(keras.ops.softmax(pair.training(picks, training=False)))
+    assert np.allclose(answers, pair.export.predict_on_batch(IMAGES[picks[:, 0]]), atol=1e-5)
 
 
 def test_the_twin_uses_the_fast_layers_and_the_stock_network_does_not() -> None:
     """What is saved never holds a layer of ours."""
     for name, own in (("vgg2", ByteDropout), ("whiten6-tiny", FusedSilu)):
         pair = make(name, "mixed_bfloat16")
-        fast = {type(layer) for layer in pair.fast.layers}
+        fast = {type(layer) for layer in pair.core.layers}
         assert {FusedBatchNormalization, own} <= fast
-        assert all(type(layer).__module__.startswith("keras.") for layer in pair.stock.layers)
-        assert {weight.dtype for weight in pair.stock.weights} == {"float32"}
+        assert all(type(layer).__module__.startswith("keras.") for layer in pair.export.layers)
+        assert {weight.dtype for weight in pair.export.weights} == {"float32"}
 
 
 def test_byte_dropout_keeps_the_mean_and_the_rate() -> None:
@@ -194,3 +199,73 @@ def test_byte_dropout_draws_anew_each_time() -> None:
     one, other = (keras.ops.convert_to_numpy(first(ones, training=True)) for _ in range(2))
     assert not np.array_equal(one, other)
     assert np.array_equal(one, keras.ops.convert_to_numpy(second(ones, training=True)))
+
+
+BATCH = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3)).astype(np.uint8)
+TARGETS = np.eye(10, dtype=np.float32)[np.arange(24) % 10]
+CROPS = sample(24, epoch=0, augment="standard", shift=2)
+
+
+def compiled(arch: str, parts: int) -> model.Models:
+    """Make models, the same whenever they are asked for."""
+    keras.utils.set_random_seed(1)
+    stock = architectures.build(arch, architectures.Variant(dropout=0))
+    pair = model.make(stock, BATCH, margin=2, precision="float32", seed=3)
+    pair.training.accumulation_steps = parts
+    pair.training.compile(
+        keras.optimizers.SGD(0.05),
+        keras.losses.CategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+    )
+    return pair
+
+
+def change(pair: model.Models) -> list[Any]:
+    """Make one step on all images; return by how much each trainable variable changed."""
+    before = [variable.numpy() for variable in pair.training.trainable_variables]
+    pair.training.fit(CROPS, TARGETS, batch_size=24, shuffle=False, verbose=0)
+    after = [variable.numpy() for variable in pair.training.trainable_variables]
+    return [new - old for new, old in zip(after, before, strict=True)]
+
+
+@pytest.mark.parametrize("arch", ["plain6-small", "rmsprop6"])
+@pytest.mark.parametrize("parts", [2, 3, 24])
+def test_the_step_and_its_figures_are_those_of_the_whole_batch(arch: str, parts: int) -> None:
+    """Penalties count once, not once for each part."""
+    whole, divided = compiled(arch, 1), compiled(arch, parts)
+    for one, other in zip(change(whole), change(divided), strict=True):
+        assert np.allclose(one, other, atol=1e-6 + 1e-4 * np.abs(one).max())
+    figures = [pair.training.get_metrics_result() for pair in (whole, divided)]
+    assert figures[0]["accuracy"] == figures[1]["accuracy"]
+    assert float(figures[0]["loss"]) == pytest.approx(float(figures[1]["loss"]), rel=1e-5)
+
+
+def test_batch_norm_sees_each_part_by_itself() -> None:
+    """The step is the mean of the parts' steps, which is not the whole batch's."""
+    whole, divided = change(compiled("vgg2", 1)), change(compiled("vgg2", 2))
+    halves = []
+    for half in (slice(0, 12), slice(12, 24)):
+        pair = compiled("vgg2", 1)
+        before = [variable.numpy() for variable in pair.training.trainable_variables]
+        pair.training.fit(CROPS[half], TARGETS[half], batch_size=12, shuffle=False, verbose=0)
+        after = [variable.numpy() for variable in pair.training.trainable_variables]
+        halves.append([new - old for new, old in zip(after, before, strict=True)])
+    for of_whole, of_parts, *of_halves in zip(whole, divided, *halves, strict=True):
+        largest = np.abs(of_parts).max()
+        assert np.allclose(of_parts, sum(of_halves) / 2, atol=1e-6 + 1e-3 * largest)
+        assert not np.allclose(of_parts, of_whole, atol=1e-2 * largest)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "micro_batch", "expected"),
+    [
+        (50, 0, "batches of 50 images; try a new run with --batch-size 25"),
+        (2000, 500, "batches of 500 images; try a new run with --micro-batch 250"),
+        (2000, 125, "batches of 125 images; try a new run with --micro-batch 50"),
+        (3, 1, "one image at a time; free some, or try a smaller network, fewer images or fewer epochs"),
+    ],
+)
+def test_what_to_try_when_memory_is_short(batch_size: int, micro_batch: int, expected: str) -> None:
+    """The advice is a smaller number that the command takes, as long as there is one."""
+    settings = resolve({"batch_size": batch_size, "micro_batch": micro_batch})
+    assert smaller_batch(settings) == expected

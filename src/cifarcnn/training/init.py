@@ -1,14 +1,16 @@
-"""Initial weights that are worked out rather than drawn, for the ``whitened`` networks.
+"""Initial weights that are computed from the training images, for the ``whitened`` networks.
 
 The first convolution decorrelates the colours of neighbouring pixels; every other filter passes its input on
-as far as there are as many outputs as inputs. Both are those of airbench94 (Keller Jordan, 2024,
-https://arxiv.org/abs/2404.00498), the first after Tysam Balsam's hlb-CIFAR10.
+as far as there are as many outputs as inputs (an identity, or Dirac, kernel). Both are those of airbench94
+(Keller Jordan, 2024, https://arxiv.org/abs/2404.00498), the first after Tysam Balsam's hlb-CIFAR10.
 """
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+from cifarcnn.training.streams import Stream, generator
 
 if TYPE_CHECKING:
     import keras
@@ -31,15 +33,15 @@ def initialise(network: "keras.Model", images: "Bytes", labels: "Bytes", seed: i
         labels: their classes, (n,).
         seed: fixes what is drawn.
     """
-    random = np.random.default_rng([seed, 5])
+    random = generator(seed, Stream.INIT)
     sample = images[_sample(labels)].astype(np.float32)
     standardised = np.asarray(network.get_layer("normalize")(sample))
     network.get_layer("whiten").set_weights([whitening_kernel(standardised)])
     for layer in network.layers:
         if layer.name.startswith("block") and "conv" in layer.name:
-            layer.set_weights([passing_kernel(layer.kernel.shape, random)])
-    width = network.get_layer("probabilities").kernel.shape[0]
-    network.get_layer("probabilities").set_weights([random.normal(0, 1 / width, (width, 10))])
+            layer.set_weights([identity_kernel(layer.kernel.shape, random)])
+    last = network.get_layer("probabilities")
+    last.set_weights([random.normal(0, 1 / last.kernel.shape[0], last.kernel.shape)])
 
 
 def _sample(labels: "Bytes") -> "slice | npt.NDArray[np.int64]":
@@ -68,7 +70,7 @@ def whitening_kernel(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]
     return np.concatenate([kernel, -kernel], axis=-1).astype(np.float32)
 
 
-def passing_kernel(shape: tuple[int, int, int, int], random: np.random.Generator) -> npt.NDArray[np.float32]:
+def identity_kernel(shape: tuple[int, int, int, int], random: np.random.Generator) -> npt.NDArray[np.float32]:
     """Draw a kernel (height, width, in, out) whose first ``in`` filters each pass one input channel on."""
     height, width, inputs, outputs = shape
     bound = (height * width * inputs) ** -0.5

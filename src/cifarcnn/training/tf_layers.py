@@ -1,6 +1,6 @@
 """Layers that do what Keras's do, at the speed of TensorFlow's own operations. Used in training only.
 
-What is saved are Keras's own layers with the same weights; ``twin`` exchanges one for the other.
+What is saved are Keras's own layers with the same weights; ``model`` exchanges one for the other.
 """
 
 from typing import Any
