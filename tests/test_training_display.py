@@ -18,7 +18,7 @@ DONE = EpochDone(
 def test_an_epoch_is_one_line() -> None:
     """Every figure, the same on a terminal and in a log."""
     assert epoch_line(DONE) == (
-        "epoch  3/12  loss 1.2500  accuracy 0.5000  validation loss 1.1000 accuracy 0.6250 (best)"
+        "epoch  3/12  loss 1.2500  accuracy 50.00%  validation loss 1.1000 accuracy 62.50% (best)"
         "  3,457 images/s  12.3 s"
     )
 
@@ -55,7 +55,7 @@ def test_only_a_terminal_gets_a_moving_bar(terminal: bool, monkeypatch: pytest.M
         display.steps.refresh()
     shown = written.getvalue()
     assert shown.count(epoch_line(DONE)) == 2
-    assert ("1,234 images/s  loss 1.500  accuracy 40.0%  ▁▁" in shown) == terminal
+    assert ("1,234 images/s  loss 1.500  accuracy 40.00%  ▁▁" in shown) == terminal
     if not terminal:
         assert len(shown.splitlines()) == 2
 

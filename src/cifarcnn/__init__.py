@@ -30,12 +30,11 @@ if TYPE_CHECKING:
     from cifarcnn.prediction.picturefiles import Failure as Failure
     from cifarcnn.prediction.prediction import Prediction as Prediction
     from cifarcnn.prediction.prediction import predict as predict
-    from cifarcnn.training.series import resume_series as resume_series
-    from cifarcnn.training.series import train_seeds as train_seeds
-    from cifarcnn.training.series import train_sweep as train_sweep
-    from cifarcnn.training.series import train_task as train_task
+    from cifarcnn.training.seeds import resume_seeds as resume_seeds
+    from cifarcnn.training.seeds import train_seeds as train_seeds
     from cifarcnn.training.train import resume as resume
     from cifarcnn.training.train import train as train
+    from cifarcnn.training.tune import tune as tune
 
 _PUBLIC = {
     "ARCHITECTURES": "architectures:ARCHITECTURES",
@@ -53,12 +52,11 @@ _PUBLIC = {
     "load_model": "models.modelfile:load",
     "predict": "prediction.prediction:predict",
     "resume": "training.train:resume",
-    "resume_series": "training.series:resume_series",
+    "resume_seeds": "training.seeds:resume_seeds",
     "summarise": "models.summaries:summarise",
     "train": "training.train:train",
-    "train_seeds": "training.series:train_seeds",
-    "train_sweep": "training.series:train_sweep",
-    "train_task": "training.series:train_task",
+    "train_seeds": "training.seeds:train_seeds",
+    "tune": "training.tune:tune",
 }
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605 - one list, not two
 

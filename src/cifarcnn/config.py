@@ -29,8 +29,8 @@ SMALLEST_RESOLUTION = 16
 RUNS = "runs"
 """Where run directories are made, and looked for, unless the user names another place."""
 
-MANY = ("grid", "run")
-"""The tables of a settings file that make it a file of many runs; see ``runs.sweep``."""
+SEARCH = "search"
+"""The table of a settings file that makes it one for ``cifarcnn tune``; see ``training.searchspace``."""
 
 
 def _setting(
@@ -244,14 +244,11 @@ def read_toml(path: str | Path) -> dict[str, Value]:
     """Read settings from a TOML file: one ``name = value`` per line, names as in ``Settings`` or with dashes.
 
     Raises:
-        UsageError: the file is missing, is no TOML, names a setting that does not exist, or spans many runs.
+        UsageError: the file is missing, is no TOML, names a setting that does not exist, or is for ``tune``.
     """
     table = read_table(path)
-    for name in MANY:
-        if name in table:
-            raise UsageError(
-                f"--config {str(path)!r}: {name} makes it a file of many runs; expected the settings of one"
-            )
+    if SEARCH in table:
+        raise UsageError(f"--config {str(path)!r} has a table [{SEARCH}]; give it to `cifarcnn tune`")
     return check_table(table, f"--config {str(path)!r}")
 
 

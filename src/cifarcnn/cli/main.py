@@ -22,7 +22,7 @@ from cifarcnn.machine import backend, kerassettings, signals
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What writing to a full or broken stdout ends with."""
 
-COMMANDS = ("train", "runs", "evaluate", "predict", "summary", "export", "import", "data")
+COMMANDS = ("train", "tune", "runs", "evaluate", "predict", "summary", "export", "import", "data")
 
 
 class _Commands(UserDict[str, click.Command]):

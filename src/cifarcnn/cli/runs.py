@@ -1,25 +1,23 @@
 """``cifarcnn runs``: all runs in one table, for people or as JSON or CSV."""
 
 import csv
-import functools
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.cells import cell_len
-from rich.markup import escape
 
 from cifarcnn import config
-from cifarcnn.cli import console
+from cifarcnn.cli import console, table
 from cifarcnn.cli.options import form_options
 
 if TYPE_CHECKING:
-    from cifarcnn.runs.listing import Listing, Row
+    from cifarcnn.runs.listing import Group, Listing, Row
 
-NARROWEST_NAME = 20
 COLOURS = {"running": "cyan", "interrupted": "yellow", "failed": "red", "damaged": "red"}
+
+LAST_LEFT_OUT = ("recipe", "seed", "arch")
+"""Of the settings in which runs differ, those that are shown wherever they fit."""
 
 
 def _complete_key(_context: click.Context, _option: click.Parameter, begun: str) -> list[str]:
@@ -45,22 +43,25 @@ def runs(context: click.Context, *, directories: tuple[Path, ...], sort: str, fo
     """Show all runs in one table, finished or not.
 
     Runs are looked for in each DIR and two levels of directories below it; default: ./runs. Those on the same
-    images that differ in nothing but the seed are summed up below. Only settings and tables are read,
-    also of runs that are being trained. What cannot be read gets its reason in its place, and makes the exit
-    code 1.
+    images that differ in nothing but the seed are summed up below. Only settings and tables are read, also of
+    runs that are being trained. A run that is damaged gets its reason, and makes the exit code 1; directories
+    that hold no run are passed over.
     """
     from cifarcnn.runs import listing
 
-    found = listing.gather(directories or (config.RUNS,), sort=sort)
+    directories = directories or (Path(config.RUNS),)
+    found = listing.gather(directories, sort=sort)
     if form == "json":
         console.emit_json(found.as_document())
     elif form == "csv":
         _show_csv(found)
+    elif found.rows:
+        _show(found)
     else:
-        show(found)
+        click.echo(f"no runs in {console.printable(', '.join(map(str, directories)))}")
     if found.damaged:
         if form is None:
-            console.note(f"{found.damaged:,} of {len(found.rows):,} could not be read")
+            console.note(f"{found.damaged:,} of {len(found.rows):,} runs are damaged")
         context.exit(1)
 
 
@@ -77,82 +78,56 @@ def _show_csv(found: "Listing") -> None:
         writer.writerow([console.text(cell) if isinstance(cell, str) else cell for cell in cells])
 
 
-@dataclass
-class _Column:
-    """A column of the table: its heading, its cells, and whether they stand to the left."""
-
-    heading: str
-    cells: list[str]
-    left: bool = False
-
-    @functools.cached_property
-    def width(self) -> int:
-        return max(map(cell_len, [self.heading, *self.cells]))
-
-    def line(self, text: str) -> str:
-        """Return a cell as wide as the column."""
-        space = " " * (self.width - cell_len(text))
-        return text + space if self.left else space + text
-
-
-def show(found: "Listing", more: str | None = "--csv") -> None:
-    """Print the table, and below it what the seeds came to, no wider than the terminal.
-
-    Args:
-        found: the runs.
-        more: what shows all columns, to be named if some do not fit; None to say nothing of it.
-    """
-    if not found.rows:
-        click.echo("no runs")
-        return
-    columns, left_out = _fit(_columns(found), console.stdout.width)
-    console.stdout.print(
-        escape("  ".join(column.line(column.heading) for column in columns).rstrip()), soft_wrap=True
-    )
-    for place, row in enumerate(found.rows):
-        cells = [column.line(column.cells[place]) for column in columns]
-        colour = COLOURS.get(row.state)
-        reason = "" if row.reason is None else console.printable(" ".join(row.reason.split()))
-        if row.state == "damaged":
-            line = f"{escape(cells[0])}  [red]{escape(f'damaged: {reason}')}[/]"
-        else:
-            state = escape(row.state)
-            line = escape("  ".join(cells[:-1])) + "  " + (f"[{colour}]{state}[/]" if colour else state)
-            line += f"\n  [red]{escape(reason)}[/]" if reason else ""
-        console.stdout.print(line, soft_wrap=True)
-    same = [row.settings for row in found.rows if row.settings][:1]
-    alike = [name for name in ("arch", "recipe", "seed") if name not in found.differing]
-    if shared := [f"{name} {same[0][name]}" for name in alike if same]:
-        click.echo(f"all: {', '.join(shared)}")
-    _show_groups(found)
-    if left_out and more:
-        console.note(f"too wide for the terminal: {', '.join(left_out)}; {more} has every column")
+def _show(found: "Listing") -> None:
+    """Print the table; below it reasons, what all runs have in common, and what the seeds came to."""
+    rows = found.rows
+    settings = [name for name in found.differing if name != "epochs"]
+    left_out = table.show(
+        {
+            "run": [console.printable(row.name) for row in rows],
+            **{name: [_brief(row.conditions().get(name)) for row in rows] for name in settings},
+            "epochs": [_epochs(row) for row in rows],
+            "accuracy": [_percent(row.val_accuracy) for row in rows],
+            "seconds": ["" if row.seconds is None else f"{row.seconds:,.1f}" for row in rows],
+            "images/s": [f"{row.images_per_second:,.0f}" if row.images_per_second else "" for row in rows],
+            "state": [row.state for row in rows],
+        },
+        dispensable=[
+            "seconds", "images/s", *(name for name in reversed(settings) if name not in LAST_LEFT_OUT),
+            *LAST_LEFT_OUT,
+        ],
+        styles=[COLOURS.get(row.state, "") for row in rows],
+    )  # fmt: skip
+    for row in rows:
+        if row.reason is not None:
+            click.echo(console.printable(f"{row.name} is {row.state}: {' '.join(row.reason.split())}"))
+    first = next((row.settings for row in rows if row.settings), {})
+    alike = [name for name in ("arch", "recipe", "seed") if name in first and name not in found.differing]
+    if alike:
+        click.echo(f"all: {', '.join(f'{name} {first[name]}' for name in alike)}")
+    if any(len(group.runs) > 1 for group in found.groups):
+        click.echo("\nvalidation accuracy of the best epochs over seeds, finished runs")
+        _show_groups(found.groups)
+    if left_out:
+        console.note(f"too wide for the terminal: {', '.join(left_out)}; --csv has every column")
 
 
-def _columns(found: "Listing") -> list[_Column]:
-    """Make every column that may be shown."""
-
-    def figure(heading: str, name: str, form: str) -> _Column:
-        values = [getattr(row, name) for row in found.rows]
-        return _Column(heading, ["" if value is None else format(value, form) for value in values])
-
-    def setting(name: str) -> _Column:
-        values = [row.said(name) for row in found.rows]
-        return _Column(name, [_brief(value) for value in values], left=isinstance(values[0], str))
-
-    return [
-        _Column("run", [console.printable(row.name) for row in found.rows], left=True),
-        *(setting(name) for name in found.differing if name != "epochs"),
-        _Column("epochs", [_epochs(row) for row in found.rows]),
-        figure("best", "val_accuracy", ".2%"),
-        figure("seconds", "seconds", ",.1f"),
-        figure("images/s", "images_per_second", ",.0f"),
-        _Column("state", ["" if row.state == "damaged" else row.state for row in found.rows], left=True),
-    ]
+def _show_groups(groups: "tuple[Group, ...]") -> None:
+    """Print mean and standard deviation of the runs that differ in the seed alone."""
+    for group in groups:
+        mean = "-" if group.mean is None else f"{group.mean:.2%}"
+        std = "-" if group.std is None else f"{100 * group.std:.2f}"
+        settings = [f"{name} {_brief(value)}" for name, value in group.settings.items() if value is not None]
+        line = f"n {group.n:>3}  {mean:>7} ± {std:>5}  {', '.join(settings)}"
+        click.echo(console.printable(line.rstrip()))
 
 
 def _epochs(row: "Row") -> str:
     return "" if row.epochs_done is None else f"{row.epochs_done}/{row.settings.get('epochs', '?')}"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.2%}"
 
 
 def _brief(value: Any) -> str:
@@ -160,52 +135,3 @@ def _brief(value: Any) -> str:
         return ""
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text.lower() if isinstance(value, bool) else text
-
-
-def _fit(columns: list[_Column], width: int) -> tuple[list[_Column], list[str]]:
-    """Leave columns out until the rest fits with names cut short; give the names what is free then."""
-    name, *others = columns
-    kept = ("epochs", "best", "state")
-    settings = [column.heading for column in others if column.heading not in (*kept, "seconds", "images/s")]
-    first = [heading for heading in ("arch", "seed", "recipe") if heading in settings]
-    ranked = ["seconds", "images/s", *(heading for heading in reversed(settings) if heading not in first)]
-    ranked += reversed(first)
-    left_out: list[str] = []
-
-    def free() -> int:
-        return width - sum(column.width + 2 for column in others if column.heading not in left_out)
-
-    while ranked and free() < min(name.width, NARROWEST_NAME):
-        left_out.append(ranked.pop(0))
-    room = max(free(), 8)
-    short = _Column(name.heading, [_cut(cell, room) for cell in name.cells], left=True)
-    return [short, *(column for column in others if column.heading not in left_out)], left_out
-
-
-def _cut(text: str, width: int) -> str:
-    """Take the middle out of a text that is too long."""
-    if cell_len(text) <= width:
-        return text
-    tail = width // 3
-    head = text[: width - tail - 1]
-    while cell_len(head) + cell_len(text[len(text) - tail :]) > width - 1:
-        head, tail = head[:-1], max(tail - 1, 0)
-    return f"{head}…{text[len(text) - tail :]}"
-
-
-def _show_groups(found: "Listing") -> None:
-    """Print mean and deviation of the runs that differ in the seed alone, if there are such."""
-    if all(len(group.runs) < 2 for group in found.groups):
-        return
-    console.stdout.print("\nvalidation accuracy of the best epochs over seeds, finished runs", soft_wrap=True)
-    for group in found.groups:
-        said = ", ".join(
-            f"{name} {_brief(value)}" for name, value in group.settings.items() if value is not None
-        )
-        mean = "-" if group.mean is None else f"{group.mean:.2%}"
-        std = "-" if group.std is None else f"{100 * group.std:.2f}"
-        figures = f"n {group.n:>3}  mean {mean:>7}  std {std:>5}"
-        room = max(console.stdout.width - len(figures) - 2, 8)
-        console.stdout.print(
-            escape(f"{figures}  {_cut(console.printable(said), room)}".rstrip()), soft_wrap=True
-        )

@@ -56,7 +56,7 @@ class TrainingDisplay(console.Display):
             completed=done,
             description=f"epoch {event.epoch}/{event.epochs}",
             figures=f"{event.images_per_second:,.0f} images/s  loss {event.loss:.3f}"
-            f"  accuracy {event.accuracy:.1%}  {small_curve(self.accuracies)}",
+            f"  accuracy {event.accuracy:.2%}  {small_curve(self.accuracies)}",
         )
 
 
@@ -74,11 +74,11 @@ def epoch_line(event: EpochDone) -> str:
     parts = [
         f"epoch {event.epoch:>{len(str(event.epochs))}}/{event.epochs}",
         f"loss {event.loss:.4f}",
-        f"accuracy {event.accuracy:.4f}",
+        f"accuracy {event.accuracy:.2%}",
     ]
     if event.val_loss is not None and event.val_accuracy is not None:
         best = " (best)" if event.best else ""
-        parts.append(f"validation loss {event.val_loss:.4f} accuracy {event.val_accuracy:.4f}{best}")
+        parts.append(f"validation loss {event.val_loss:.4f} accuracy {event.val_accuracy:.2%}{best}")
     if event.images_per_second:
         parts.append(f"{event.images_per_second:,.0f} images/s")
     return "  ".join([*parts, f"{event.seconds:.1f} s"])

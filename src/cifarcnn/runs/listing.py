@@ -1,31 +1,29 @@
 """Finished and unfinished runs in one table, from the small text files in their directories.
 
-Neither models nor checkpoints nor images are opened, and a directory that is damaged or holds something else
-is a row with a reason.
+Neither models nor checkpoints nor images are opened. A run that is damaged is a row with a reason; a
+directory that is no run is none.
 """
 
+import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cifarcnn import config
 from cifarcnn.config import Settings, Value
-from cifarcnn.errors import RunError, UsageError, reason
+from cifarcnn.errors import UsageError, reason
 from cifarcnn.machine import files, locks
-from cifarcnn.runs import sweep
 from cifarcnn.runs.progress import METRICS, TIMING, Progress, images_per_second, read_table
 from cifarcnn.runs.run import RunDirectory
-
-FOREIGN = "no run: it holds no settings.json"
 
 DEEPEST = 3
 """How many levels of directories are looked into for runs, the one that is named included."""
 
-BY_HARDWARE = ("device", "precision", "devices")
-"""Settings that a run has resolved once it is begun."""
+GREATEST_FIRST = ("val_accuracy", "images_per_second")
 
 
 @dataclass(frozen=True)
@@ -34,10 +32,9 @@ class Row:
 
     Attributes:
         name: the directory, as seen from where runs were looked for.
-        state: finished; running: a process is at it; interrupted: it can be gone on with, if anything was
-            saved; failed: its last sitting ended with an error; waiting: planned, not begun; damaged: not to
-            be read, or no run.
-        reason: why it failed or is damaged.
+        state: finished; running: a process is at it; interrupted: it can be resumed, if anything was saved;
+            pruned: by ``cifarcnn tune``; failed: its last sitting ended with an error; damaged: unreadable.
+        reason: why it was pruned, failed or is damaged.
         settings: all settings, empty for a damaged one.
         epochs_done, best_epoch: counted from 1; None where nothing is known.
         val_accuracy, val_loss: of the best epoch on the validation images.
@@ -59,14 +56,14 @@ class Row:
     images_per_second: float | None = None
     images: str | None = None
 
-    def said(self, name: str) -> Value:
-        """Return a setting, or ``images``; None if it is not known."""
-        return self.images if name == "images" else self.settings.get(name)
-
     def figures(self) -> dict[str, Any]:
         """Everything but the settings, as JSON can hold it."""
         figures = {name: value for name, value in vars(self).items() if name != "settings"}
         return {**figures, "path": str(self.path), "epochs": self.settings.get("epochs")}
+
+    def conditions(self) -> dict[str, Any]:
+        """The settings and the images, by which runs differ."""
+        return {**self.settings, "images": self.images}
 
 
 SORT_KEYS = tuple(dict.fromkeys([*Row("", Path(), "").figures(), *config.FIELDS]))
@@ -98,7 +95,7 @@ class Listing:
 
     @property
     def damaged(self) -> int:
-        """How many directories could not be read."""
+        """How many runs could not be read."""
         return sum(row.state == "damaged" for row in self.rows)
 
     def as_document(self) -> dict[str, Any]:
@@ -124,7 +121,7 @@ def gather(directories: Sequence[str | Path], *, sort: str = "name") -> Listing:
     """
     key = {"accuracy": "val_accuracy"}.get(sort, sort).replace("-", "_")
     if key not in SORT_KEYS:
-        raise UsageError(f"there is no {sort!r} to sort by; expected one of {', '.join(SORT_KEYS)}")
+        raise UsageError(f"--sort is {sort!r}; expected one of {', '.join(SORT_KEYS)}")
     found: dict[str, Row] = {}
     for directory in map(Path, directories):
         if not os.path.isdir(directory):
@@ -134,63 +131,68 @@ def gather(directories: Sequence[str | Path], *, sort: str = "name") -> Listing:
         prefix = "" if len(directories) == 1 else f"{directory}/"
         for row in _walk(directory, prefix, DEEPEST):
             found.setdefault(os.path.realpath(row.path), row)
-    rows = sorted(found.values(), key=lambda row: row.name)
-    values = {row.name: row.settings.get(key, row.figures().get(key)) for row in rows}
-    known = [row for row in rows if values[row.name] is not None]
-    known.sort(key=lambda row: values[row.name], reverse=key in ("val_accuracy", "images_per_second"))  # type: ignore[arg-type, return-value]
-    rows = known + [row for row in rows if values[row.name] is None]
+    rows = _sorted(list(found.values()), key)
     whole = [row for row in rows if row.settings]
-    # What a run that waits leaves to the hardware is known of one that was begun.
-    begun = next((row.settings for row in whole if row.state != "waiting"), {})
-    images = next((row.images for row in whole if row.images), None)
-    said = [
-        {
-            name: begun.get(name, value) if name in BY_HARDWARE and value in ("auto", None) else value
-            for name, value in row.settings.items()
-        }
-        | {"images": row.images or images}
-        for row in whole
-    ]
-    groups = []
-    for settings, places in sweep.group(said) if whole else []:
-        members = [whole[place] for place in places]
-        by_name = sorted(members, key=lambda row: row.name)
+    return Listing(tuple(rows), tuple(differing([row.conditions() for row in whole])), tuple(_groups(whole)))
+
+
+def _sorted(rows: list[Row], key: str) -> list[Row]:
+    """Sort by name, then by the key; rows without it come last."""
+    rows = sorted(rows, key=lambda row: row.name)
+
+    def value(row: Row) -> Any:
+        return row.settings.get(key, row.figures().get(key))
+
+    known = [row for row in rows if value(row) is not None]
+    known.sort(key=value, reverse=key in GREATEST_FIRST)
+    return known + [row for row in rows if value(row) is None]
+
+
+def differing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names whose values are not the same in all rows, in the order of ``Settings``."""
+    names = dict.fromkeys([*config.FIELDS, *itertools.chain.from_iterable(rows)])
+    return [name for name in names if any(row.get(name) != rows[0].get(name) for row in rows)]
+
+
+def spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Return mean and sample standard deviation; None for what cannot be computed."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return None, None
+    return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
+
+
+def _groups(rows: Sequence[Row]) -> Iterator[Group]:
+    """Put runs together that differ in nothing but the seed."""
+    conditions = [row.conditions() for row in rows]
+    names = [name for name in differing(conditions) if name != "seed"]
+    members: dict[tuple[Any, ...], list[Row]] = {}
+    for row, known in zip(rows, conditions, strict=True):
+        members.setdefault(tuple(known.get(name) for name in names), []).append(row)
+    for values, group in members.items():
+        by_name = sorted(group, key=lambda row: row.name)
         finished = {row.settings["seed"]: row.val_accuracy for row in by_name if row.state == "finished"}
-        mean, std = sweep.spread([*finished.values()])
-        groups.append(Group(settings, tuple(row.name for row in members), len(finished), mean, std))
-    return Listing(tuple(rows), tuple(sweep.differing(said) if said else ()), tuple(groups))
+        mean, std = spread([*finished.values()])
+        settings = dict(zip(names, values, strict=True))
+        yield Group(settings, tuple(row.name for row in group), len(finished), mean, std)
 
 
 def _walk(directory: Path, prefix: str, depth: int) -> Iterator[Row]:
     """Give the runs in a directory; ``prefix`` stands before their names."""
+    run, name = RunDirectory(directory), prefix.rstrip("/") or directory.name or str(directory)
     try:
-        names = {
+        inside = {
             entry.name: os.path.isdir(entry) for entry in os.scandir(directory) if not _leads_back(entry)
         }
     except OSError as problem:
-        yield Row(prefix.rstrip("/") or str(directory), directory, "damaged", _reason(problem))
+        yield Row(name, directory, "damaged", _reason(problem))
         return
-    run = RunDirectory(directory)
-    if not names.keys().isdisjoint((run.settings.name, run.metrics.name, run.checkpoint.name, locks.NAME)):
-        yield read(directory, prefix.rstrip("/") or directory.name or str(directory))
-        return
-    planned: dict[str, Settings] = {}
-    if sweep.FILE in names:
-        try:
-            planned = {task.name: task.settings for task in sweep.load(directory).tasks}
-        except RunError as problem:
-            yield Row(f"{prefix}{sweep.FILE}", directory / sweep.FILE, "damaged", str(problem))
-    inside = {name for name, is_directory in names.items() if is_directory and not name.startswith(".")}
-    for name in sorted(inside | planned.keys()):
-        path = directory / name
-        if name in planned and not (name in inside and _holds_anything(path)):
-            yield Row(f"{prefix}{name}", path, "waiting", settings=dict(vars(planned[name])), epochs_done=0)
-            continue
-        rows = list(_walk(path, f"{prefix}{name}/", depth - 1)) if depth > 1 else []
-        if all(row.reason == FOREIGN for row in rows):
-            yield Row(f"{prefix}{name}", path, "damaged", FOREIGN)
-        else:
-            yield from rows
+    if not inside.keys().isdisjoint((run.settings.name, run.metrics.name, run.checkpoint.name, locks.NAME)):
+        yield read(directory, name)
+    elif depth > 1:
+        for below in sorted(below for below, is_directory in inside.items() if is_directory):
+            if not below.startswith("."):
+                yield from _walk(directory / below, f"{prefix}{below}/", depth - 1)
 
 
 def _leads_back(entry: os.DirEntry[str]) -> bool:
@@ -200,41 +202,22 @@ def _leads_back(entry: os.DirEntry[str]) -> bool:
     return entry.is_symlink() and here.is_relative_to(os.path.realpath(entry))
 
 
-def _holds_anything(path: Path) -> bool:
-    """Return whether a directory is not empty; what cannot be looked at may hold something."""
-    try:
-        with os.scandir(path) as entries:
-            return any(True for _ in entries)
-    except OSError:
-        return True
-
-
 def read(path: Path, name: str) -> Row:
     """Read one run directory, whatever is in it."""
     run, progress = RunDirectory(path), Progress()
     try:
         used, resumable = locks.in_use(path), run.resumable()
-        if used and not run.settings.exists():
-            return Row(name, path, "running", epochs_done=0)
-        if not resumable and not run.settings.exists():
-            return Row(name, path, "interrupted", "stopped before anything was saved", epochs_done=0)
+        if not run.settings.exists() and (used or not resumable):
+            why = None if used else "stopped before anything was saved"
+            return Row(name, path, "running" if used else "interrupted", why, epochs_done=0)
         settings = _settings(run.settings)
         for row in read_table(run.metrics, METRICS):
             progress.complete(row)
         times = read_table(run.timing, TIMING)
     except (OSError, ValueError, RecursionError, UsageError) as problem:
         return Row(name, path, "damaged", _reason(problem))
-    state, why = "interrupted", None
-    if progress.finished(settings):
-        state = "finished"
-        if not run.best.exists():
-            state, why = "damaged", f"{run.best.name} is missing"
-    elif used:
-        state = "running"
-    elif run.failure.exists():
-        state, why = "failed", _failure(run.failure) or None
-    elif not resumable:
-        state, why = "damaged", f"no {run.checkpoint.name} to go on from"
+    state, why = _state(run, progress, settings, used=used, resumable=resumable)
+    environment = _document(run.environment) or {}
     return Row(
         name,
         path,
@@ -247,8 +230,25 @@ def read(path: Path, name: str) -> Row:
         val_loss=(progress.best or {}).get("val_loss"),
         seconds=round(sum(time["seconds"] for time in times), 3),
         images_per_second=images_per_second(times),
-        images=_images(run.environment),
+        images=str(environment.get("training_images_sha256", ""))[:8] or None,
     )
+
+
+def _state(
+    run: RunDirectory, progress: Progress, settings: Settings, *, used: bool, resumable: bool
+) -> tuple[str, str | None]:
+    """Return the state of a run whose files could be read, and the reason for it."""
+    if progress.finished(settings):
+        return ("finished", None) if run.best.exists() else ("damaged", f"{run.best.name} is missing")
+    if used:
+        return "running", None
+    if run.failure.exists():
+        failure = _document(run.failure) or {"error": "for a reason that cannot be read"}
+        why = " ".join(str(failure.get("error", "")).split())
+        return "pruned" if failure.get("pruned") is True else "failed", why or None
+    if not resumable:
+        return "damaged", f"no {run.checkpoint.name} to resume from"
+    return "interrupted", None
 
 
 def _settings(path: Path) -> Settings:
@@ -265,20 +265,13 @@ def _settings(path: Path) -> Settings:
         raise ValueError(f"{path.name}: {problem}") from problem
 
 
-def _images(path: Path) -> str | None:
-    """Return by what ``environment.json`` tells the training images from others, None if it does not."""
+def _document(path: Path) -> dict[str, Any] | None:
+    """Read a JSON file that is of use but not needed; None if it cannot be read."""
     try:
-        return str(json.loads(files.read_text(path))["training_images_sha256"])[:8]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        document = json.loads(files.read_text(path))
+    except (OSError, ValueError, RecursionError):
         return None
-
-
-def _failure(path: Path) -> str:
-    """Return why a run failed, as far as it says."""
-    try:
-        return " ".join(str(json.loads(files.read_text(path))["error"]).split())
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return "for a reason that cannot be read"
+    return document if isinstance(document, dict) else None
 
 
 def _reason(problem: Exception) -> str:
