@@ -68,7 +68,7 @@ def test_verify_fails_with_one_line_if_there_is_nothing(cifarcnn: Run) -> None:
     """An empty machine is no damaged one."""
     done = cifarcnn("data", "verify", "--json")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: there is no CIFAR-10 on this machine to verify")
+    assert done.stderr.startswith("error: CIFAR-10 was not found: nothing in cache ")
     assert done.stderr.count("\n") == 1
 
 

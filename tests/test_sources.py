@@ -141,7 +141,7 @@ def test_verify_judges_what_would_be_used_and_changes_nothing(
     tmp_path: Path, isolated: Path, tiny: TinyData
 ) -> None:
     """A file of the cache, or an archive's content before conversion, is judged where it is."""
-    with pytest.raises(DataError, match="no CIFAR-10 on this machine"):
+    with pytest.raises(DataError, match="CIFAR-10 was not found: nothing in cache"):
         sources.verify(publication=tiny.publication)
     fill(isolated, tiny)
     assert sources.verify(publication=tiny.publication).ok

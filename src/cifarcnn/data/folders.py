@@ -6,7 +6,7 @@ How one picture becomes 32x32 pixels stands in ``images``; ``sources`` decides w
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,32 +92,18 @@ def load(
         layout = _split_folders(path)
         folder = _folder_of_split(path, layout, split)
         known = tuple(classes) if classes is not None else own_classes(layout.get("train", folder))
-        pictures, ignored = _list(folder)
-        others = {other: _list(layout[other])[0] for other in layout if split == "train" and other != "train"}
+        pictures = _labelled(folder, known, on_event)
+        if split == "train":
+            _note_duplicates(path, pictures, layout, on_event)
     except OSError as problem:
         raise DataError(f"{problem.filename} cannot be read: {problem.strerror}") from None
-    names = sorted({picture.folder for picture in pictures} | {entry.name for entry in _subfolders(folder)})
-    label_of = dict(zip(names, labels_among(names, known, str(folder)), strict=True))
-    if not pictures:
-        raise DataError(
-            f"{folder} holds no picture; expected pictures in folders named {some(known, shown=10)}"
-        )
-    pictures.sort(key=lambda picture: (label_of[picture.folder], picture.path))
-    if ignored:
-        why = "no pictures by their names, hidden, or linked folders"
-        on_event(Note(f"{folder}: ignored {some(ignored)}: {why}"))
-    for other, elsewhere in others.items():
-        if same := duplicates(pictures, elsewhere):
-            shown = some(str(picture.path.relative_to(path)) for picture in same)
-            on_event(
-                Note(f"{count(len(same), f'{other} picture')} also among the training pictures: {shown}")
-            )
-    pixels, skipped = _read(pictures, folder, on_event)
-    labels = np.array([label_of[picture.folder] for picture in pictures], label_type(len(known)))
+    pixels, skipped = _read(list(pictures), folder, on_event)
+    labels = np.array(list(pictures.values()), label_type(len(known)))
     if skipped:
         read = [number for number in range(len(pictures)) if number not in skipped]
         pixels, labels = pixels[read], labels[read]
-    missing = [name for label, name in enumerate(known) if label not in set(labels.tolist())]
+    present = set(labels.tolist())
+    missing = [name for label, name in enumerate(known) if label not in present]
     if missing and split == "train" and classes is None and known != CLASSES:
         raise DataError(
             f"{folder}: no picture to train on in {some(map(repr, missing))}; add some or remove it"
@@ -126,6 +112,32 @@ def load(
     kinds = "" if known == CLASSES else f" of {len(known):,} classes ({some(known)})"
     on_event(Note(f"{split} images: {count(len(labels), 'picture')}{kinds} in {folder}{without}"))
     return Images(pixels, labels, source or str(path), known, tuple(skipped.values()))
+
+
+def _labelled(folder: Path, classes: tuple[str, ...], on_event: OnEvent) -> dict[Picture, int]:
+    """Return the pictures of a directory of class-named folders with their labels, in order."""
+    pictures, ignored = _list(folder)
+    names = [entry.name for entry in _subfolders(folder)]
+    label_of = dict(zip(names, labels_among(names, classes, str(folder)), strict=True))
+    if not pictures:
+        expected = some(classes, shown=10)
+        raise DataError(f"{folder} holds no picture; expected pictures in folders named {expected}")
+    if ignored:
+        why = "no pictures by their names, hidden, or linked folders"
+        on_event(Note(f"{folder}: ignored {some(ignored)}: {why}"))
+    pictures.sort(key=lambda picture: (label_of[picture.folder], picture.path))
+    return {picture: label_of[picture.folder] for picture in pictures}
+
+
+def _note_duplicates(
+    path: Path, pictures: Iterable[Picture], layout: dict[Split, Path], on_event: OnEvent
+) -> None:
+    """Say which pictures of other splits are to be trained on, too."""
+    for split, folder in layout.items():
+        if split != "train" and (same := duplicates(pictures, _list(folder)[0])):
+            shown = some(str(picture.path.relative_to(path)) for picture in same)
+            what = count(len(same), f"{split} picture")
+            on_event(Note(f"{what} also among the training pictures: {shown}"))
 
 
 def own_classes(folder: Path) -> tuple[str, ...]:
@@ -151,8 +163,9 @@ def own_classes(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(map(normal, names)))
 
 
-def duplicates(first: list[Picture], second: list[Picture]) -> list[Picture]:
+def duplicates(first: Iterable[Picture], second: Iterable[Picture]) -> list[Picture]:
     """Return those of the second pictures whose files hold the same bytes as one of the first."""
+    first, second = list(first), list(second)
     sizes = {picture.size for picture in first} & {picture.size for picture in second}
     known = {_digest(picture) for picture in first if picture.size in sizes} - {None}
     return [picture for picture in second if picture.size in sizes and _digest(picture) in known]

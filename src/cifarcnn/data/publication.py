@@ -5,7 +5,6 @@ form: whatever else is read becomes its files, whose SHA-256 sums decide. The di
 may be handed to a parser at all, for which those that torchvision and Keras publish are good enough.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -195,9 +194,3 @@ BY_NAME = {
     "cifar100-coarse": replace(CIFAR100, classes=cifar100.COARSE, label_byte=0),
 }
 """What ``--data`` may name instead of a path."""
-
-
-def with_own_mirrors(publication: Publication) -> Publication:
-    """Put the addresses in ``CIFARCNN_MIRRORS`` (separated by spaces, maybe none) in place of the mirrors."""
-    addresses = os.environ.get("CIFARCNN_MIRRORS")
-    return publication if addresses is None else replace(publication, mirrors=tuple(addresses.split()))

