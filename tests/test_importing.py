@@ -121,6 +121,7 @@ def old_graph(network: keras.Model, *, first: bool) -> dict[str, Any]:
         sources = [tensor._keras_history.operation.name for tensor in layer._inbound_nodes[0].input_tensors]
         entry["name"] = layer.name
         entry["inbound_nodes"] = [[[name, 0, 0, {}] for name in sources]] if sources else []
+        entry["config"].pop("batch_shape", None)
         if layer.name == "both":
             entry["config"]["axis"] = 1 if first else -1
     return {

@@ -7,14 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 import exports
+import models
+from cifarcnn import architectures
+from cifarcnn.cli.main import cli
+from cifarcnn.data import sources
+from cifarcnn.errors import ModelError
 from cifarcnn.evaluation import evaluation
 from cifarcnn.figures import presentation
-from cifarcnn.models import modelfile, pretrained
+from cifarcnn.models import exporting, modelfile, pretrained
 from cifarcnn.prediction import prediction
-from conftest import Run
+
+pytestmark = exports.QUIET_CONVERTERS
 
 
 @pytest.fixture(scope="module")
@@ -33,23 +40,53 @@ def test_the_file_is_what_was_packaged() -> None:
     assert modelfile.read_metadata(pretrained.PATH)["weights"] == "float16"
 
 
-def test_its_origin_is_told(cifarcnn: Run) -> None:
+def test_its_origin_is_told() -> None:
     """The command that trained it, its seed, versions, date, and what it was measured at."""
     found = modelfile.read_metadata(pretrained.PATH)["provenance"]
     assert found["command"].startswith("cifarcnn train --arch ")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["date"])
     assert {"keras", "tensorflow"} <= set(found["versions"])
     assert 0.5 < found["test_accuracy"] < found["test_accuracy_views"] < 1
-    shown = json.loads(cifarcnn("summary", "pretrained", "--json").stdout)
+    shown = json.loads(CliRunner().invoke(cli, ["summary", "pretrained", "--json"]).stdout)
     assert shown["sha256"] == pretrained.sha256()
     assert shown["metadata"]["provenance"] == found
-    assert found["command"] in cifarcnn("summary", "pretrained").stdout
+    assert found["command"] in CliRunner().invoke(cli, ["summary", "pretrained"]).stdout
 
 
 def test_it_is_as_accurate_as_it_says(measured: evaluation.Evaluation) -> None:
     """Its evaluation gives the recorded figure, of which one image in 500 may differ."""
     told = modelfile.read_metadata(pretrained.PATH)["provenance"]["test_accuracy"]
     assert abs(measured.metrics.accuracy - told) <= 0.002
+
+
+def test_its_weights_are_read_back(data_directory: Path) -> None:
+    """As a Keras network it answers as the file does; told of images, it trains on as if it never stopped."""
+    train = sources.load("train", data=data_directory)
+    expected = modelfile.load("pretrained").probabilities(train.images[:500])
+    for images in (None, train.images[500:1000]):
+        network = pretrained.keras_model(images=images)
+        np.testing.assert_allclose(network.predict_on_batch(train.images[:500]), expected, atol=1e-4)
+    as_trained = np.asarray(network(train.images[:500], training=True))
+    assert (as_trained.argmax(1) == expected.argmax(1)).mean() > 0.95
+    with pytest.raises(ModelError, match="do not fit the network whiten6-small"):
+        pretrained.keras_model(arch="whiten6-small")
+
+
+def test_weights_of_either_precision_are_read_back(tmp_path: Path) -> None:
+    """The converter's own float16 as well, which rounds more than the kernels, and float32."""
+    network = architectures.build("whiten6-tiny")
+    generator = np.random.default_rng(0)
+    for weight in network.weights:
+        if weight.name in exports.RANGES:
+            weight.assign(generator.uniform(*exports.RANGES[weight.name], weight.shape).astype(np.float32))
+    expected = network.predict_on_batch(exports.IMAGES[:20])
+    for half, tolerance in ((False, 1e-5), (True, 2e-2)):
+        exporting.convert(network, "litert", tmp_path / "m.tflite", half=half)
+        found = pretrained.keras_model(tmp_path / "m.tflite", "whiten6-tiny")
+        np.testing.assert_allclose(found.predict_on_batch(exports.IMAGES[:20]), expected, atol=tolerance)
+    exports.litert(models.tiny(), tmp_path / "other.tflite")
+    with pytest.raises(ModelError, match="do not fit the network whiten6-tiny"):
+        pretrained.keras_model(tmp_path / "other.tflite", "whiten6-tiny")
 
 
 def test_it_has_one_name_everywhere(measured: evaluation.Evaluation, tmp_path: Path) -> None:
@@ -61,13 +98,15 @@ def test_it_has_one_name_everywhere(measured: evaluation.Evaluation, tmp_path: P
     assert "cifarcnn evaluate pretrained --split test" in page
 
 
-def test_it_is_the_model_where_none_is_named(cifarcnn: Run, tmp_path: Path) -> None:
+def test_it_is_the_model_where_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without training anything, pictures are answered; a run lying about changes nothing."""
     Image.fromarray(exports.IMAGES[0]).save(tmp_path / "p.png")
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     (tmp_path / "runs" / "mine" / "best.keras").write_text("not looked at")
-    done = cifarcnn("predict", "p.png", "--json")
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CIFARCNN_MODEL", raising=False)
+    done = CliRunner().invoke(cli, ["predict", "p.png", "--json"])
+    assert done.exit_code == 0, done.stderr
     assert "model: pretrained" in done.stderr
     assert "LiteRT, " in done.stderr
     (answer,) = json.loads(done.stdout)["predictions"]

@@ -21,6 +21,7 @@ from cifarcnn.cli.options import complete_architecture, json_option
 )
 @click.option(
     "--arch",
+    "architecture",
     metavar="NAME",
     shell_complete=complete_architecture,
     help="The network that a file of weights alone belongs to; `cifarcnn summary` lists the names.",
@@ -34,7 +35,7 @@ from cifarcnn.cli.options import complete_architecture, json_option
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @json_option
 def import_(
-    *, model: Path, output: Path, arch: str | None, pixels: str | None, force: bool, as_json: bool
+    *, model: Path, output: Path, architecture: str | None, pixels: str | None, force: bool, as_json: bool
 ) -> None:
     """Make a .keras file out of a model from elsewhere.
 
@@ -45,7 +46,7 @@ def import_(
     """
     from cifarcnn.models import importing
 
-    result = importing.import_model(model, output, arch=arch, pixels=pixels, force=force)
+    result = importing.import_model(model, output, arch=architecture, pixels=pixels, force=force)
     if as_json:
         console.emit_json(result.as_document())
         return

@@ -337,11 +337,13 @@ def _finished(
         layer.scale, layer.offset = prepared.scale, prepared.offset
         changes.append(f"set the normalisation of {arch} to {prepared.text}")
     elif prepared is not None and prepared.text != RAW:
-        inputs = keras.Input((32, 32, 3), name="pixels_0_255")
-        rescaled = keras.layers.Rescaling(prepared.scale, prepared.offset, name="prepare_pixels")(inputs)
+        first = keras.Input((32, 32, 3), name="pixels_0_255")
+        rescaling = keras.layers.Rescaling(prepared.scale, prepared.offset, name="prepare_pixels")
         with kerasfile.loading(path):
-            # Called so, it adds its layers one by one, and not itself as a single one.
-            whole = keras.Model(inputs, network.call(rescaled), name=network.name)
+            if isinstance(network, keras.Sequential):
+                whole = keras.Sequential([first, rescaling, *network.layers], name=network.name)
+            else:
+                whole = keras.Model(first, network(rescaling(first)), name=f"{network.name}_of_pixels")
         changes.append(f"put the preparation of its pixels ({prepared.text}) in front")
     rows = kerasfile.trial_answers(path, whole)
     activation = getattr(network.layers[-1], "activation", None)

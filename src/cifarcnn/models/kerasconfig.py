@@ -82,7 +82,7 @@ def _model(path: Path, config: Any, channels_first: bool) -> Config:
     if not sequential:
         made |= {ends: inner[ends] for ends in ("input_layers", "output_layers")}
     return {
-        "module": "keras",
+        "module": "keras" if sequential else "keras.src.models.functional",
         "class_name": "Sequential" if sequential else "Functional",
         "config": made,
         "registered_name": None,

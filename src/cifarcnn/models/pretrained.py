@@ -61,17 +61,15 @@ def keras_model(path: Path = PATH, arch: str = "whiten6", images: "Array | None"
     kernels, affine = _constants(path)
     blocks = (len(kernels) - 2) // 2
     names = ["whiten", *(f"block{n}_conv{k}" for n in range(1, blocks + 1) for k in (1, 2)), "probabilities"]
-    if len(affine) != blocks:
-        raise ModelError(f"the model {path} does not hold the operations of {arch}")
     try:
         for name, (kernel, bias) in zip(names, kernels, strict=True):
             network.get_layer(name).kernel.assign(kernel)
             if name.endswith("conv2"):
                 _set_norm(network.get_layer(name.replace("conv", "norm")), 1.0, bias)
-        for block, (factor, offset) in enumerate(affine, 1):
+        for block, (factor, offset) in zip(range(1, blocks + 1), affine, strict=True):
             _set_norm(network.get_layer(f"block{block}_norm1"), factor, offset)
     except ValueError as problem:
-        raise ModelError(f"the weights of the model {path} do not fit {arch}: {problem}") from problem
+        raise ModelError(f"the weights of the model {path} do not fit the network {arch}") from problem
     if images is not None:
         _find_means(network, images)
     return network
