@@ -147,8 +147,8 @@ def _tune_process() -> None:
     unused = ["sklearn", "matplotlib.pyplot"]
     if kerassettings.backend_asked()[0] == "tensorflow":
         unused.append("jax")  # TensorFlow imports it to convert its models.
-    # Charts are drawn into files. A notebook's shell names a way to draw that is only there.
-    os.environ["MPLBACKEND"] = "agg"
+    # Charts are drawn into files, in our style. A notebook's shell names a way to draw that is only there.
+    os.environ.update(MPLBACKEND="agg", MATPLOTLIBRC=os.devnull)
     for name in unused:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
     # A process that ends need not search the million objects of TensorFlow for garbage.

@@ -92,10 +92,10 @@ def _take_over() -> None:
         _callers_settings.append(functools.partial(setting, getattr(config, name)()))
         setting(ours)
 
+    swap("dtype_policy", "float32")  # first, as it comes from floatx where none was set
     swap("floatx", "float32")
     swap("epsilon", 1e-7)
     swap("image_data_format", "channels_last")
-    swap("dtype_policy", "float32")
     swap("max_epochs", None)
     swap("max_steps_per_epoch", None)
 
