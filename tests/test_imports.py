@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -138,3 +139,36 @@ def test_the_package_imports_no_other(name: str) -> None:
 def test_a_command_starts_without_heavy_packages(name: str) -> None:
     """A framework, Pillow or matplotlib is imported by the function that needs it, or by a module that is."""
     assert loaded_by(name) <= LIGHT
+
+
+WITHOUT_POSIX = """
+import builtins, os, signal, sys
+import matplotlib, keras, tensorflow, PIL.Image, rich.progress, click  # they may use what they like
+real = builtins.__import__
+posix = ("fcntl", "grp", "pwd", "resource", "termios")
+def blocked(name, within=None, *others):
+    if name in posix and (within or {}).get("__name__", "").startswith("cifarcnn"):
+        raise ModuleNotFoundError(name)
+    return real(name, within, *others)
+builtins.__import__ = blocked
+for name in ("O_NONBLOCK", "O_CLOEXEC", "O_DIRECTORY", "getuid", "geteuid", "sched_getaffinity", "fork"):
+    delattr(os, name)
+for name in ("SIGHUP", "SIGKILL", "SIGALRM", "SIGUSR1", "SIGPIPE"):
+    delattr(signal, name)
+import importlib
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+from cifarcnn.machine import signals
+assert signals.HANGUP is None
+print(len(sys.argv) - 1)
+"""
+
+
+@pytest.mark.slow
+def test_every_module_is_imported_where_there_is_no_posix() -> None:
+    """Windows lacks these modules, functions and constants."""
+    names = sorted(name for name in MODULES if not name.endswith("__main__"))
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_POSIX, *names], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, f"{len(names)}\n"), done.stderr

@@ -11,6 +11,7 @@ Importing the package imports neither TensorFlow nor Keras; the first function t
 """
 
 from importlib import import_module
+from inspect import isfunction
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,11 +60,17 @@ __all__ = sorted(_PUBLIC)  # noqa: PLE0605 - one list, not two
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
+    """Import a public name when it is first used. Functions compute with our settings of Keras."""
     if name not in _PUBLIC:
         raise AttributeError(f"module 'cifarcnn' has no attribute {name!r}")
     module, attribute = _PUBLIC[name].split(":")
-    return getattr(import_module(f"cifarcnn.{module}"), attribute)
+    found = getattr(import_module(f"cifarcnn.{module}"), attribute)
+    if isfunction(found):
+        from cifarcnn.machine.backend import keras_settings
+
+        found = keras_settings()(found)
+        found.__module__ = __name__  # where pickle finds it
+    return globals().setdefault(name, found)
 
 
 def __dir__() -> list[str]:

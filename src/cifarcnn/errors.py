@@ -1,6 +1,6 @@
 """Every error that a user's input or surroundings can cause.
 
-The text of an error is one line that says what was received, what was expected and how to mend it. The
+The text of an error is one line that says what was received, what was expected and how to fix it. The
 command line prints it and exits with ``exit_code``; the library only raises. Anything else that escapes
 is a bug of ours.
 """
@@ -13,6 +13,8 @@ def first_line(problem: Exception) -> str:
 
 def reason(problem: Exception) -> str:
     """Return why something failed, on one line: the system's words, else the error's own, else its name."""
+    if isinstance(problem, MemoryError):
+        return "out of memory"
     return getattr(problem, "strerror", None) or " ".join(str(problem).split()) or type(problem).__name__
 
 
@@ -49,7 +51,7 @@ class Interrupted(CifarCNNError):  # noqa: N818 - named for what happened; it is
 
     Args:
         message: what to tell the user, including how to go on.
-        exit_code: 128 plus the signal's number (130 for Ctrl-C, 143 for SIGTERM).
+        exit_code: 128 plus the signal's number (130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP).
     """
 
     def __init__(self, message: str, exit_code: int) -> None:

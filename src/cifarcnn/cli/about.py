@@ -16,7 +16,7 @@ NAMES = {"keras": "Keras", "tensorflow": "TensorFlow", "jax": "JAX"}
 
 def lines() -> list[str]:
     """Return the facts, a line for each kind: software, processor, GPU."""
-    backend = kerassettings.backend_name() or "tensorflow"
+    backend = kerassettings.backend_asked()[0]
     packages = ", ".join(_version(package) for package in ("keras", backend))
     native = sorted(devices.cpu_flags() & devices.BFLOAT16_FLAGS)
     bfloat16 = f"native bfloat16 ({', '.join(native)})" if native else "no native bfloat16"

@@ -26,6 +26,13 @@ class Stderr(Console):
     Rich's own would end the process, and give up what it has to say on stdout.
     """
 
+    def _check_buffer(self) -> None:
+        """Write what there is to write. A terminal that was closed is an error of its own kind."""
+        try:
+            super()._check_buffer()
+        except OSError:
+            self.on_broken_pipe()
+
     def on_broken_pipe(self) -> None:
         """Send the rest to nowhere."""
         self.quiet = True

@@ -1,6 +1,6 @@
 """The command group, and the one place where an error becomes a line on stderr and an exit code.
 
-The commands stand in ``commands``, one module each: parse, call one library function, render.
+The commands stand beside it, one module each: parse, call one library function, render.
 """
 
 import atexit
@@ -8,25 +8,18 @@ import errno
 import gc
 import io
 import os
-import signal
 import sys
-import threading
-import warnings
 from collections import UserDict
 from importlib import import_module
-from types import FrameType
 
 import click
 
 from cifarcnn.cli import console
-from cifarcnn.errors import CifarCNNError
-from cifarcnn.machine import kerassettings
+from cifarcnn.errors import CifarCNNError, reason
+from cifarcnn.machine import backend, kerassettings, signals
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What writing to a full or broken stdout ends with."""
-
-STOPPED = 128 + signal.SIGTERM
-"""The exit code after SIGTERM."""
 
 COMMANDS = ("train", "tune", "runs", "evaluate", "predict", "summary", "export", "data")
 
@@ -79,7 +72,7 @@ Examples:
 def cli() -> None:
     """Train, evaluate, use and explain convolutional networks on CIFAR-10.
 
-    Exit codes: 0 success, 1 failure, 2 wrong usage, 130 stopped by Ctrl-C, 143 by SIGTERM.
+    Exit codes: 0 success, 1 failure, 2 wrong usage, 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
     """
 
 
@@ -87,43 +80,49 @@ def main() -> None:
     """Run the command line and exit."""
     _open_standard_streams()
     _tune_process()
-    _stop_in_order()
+    signals.stop_in_order()
     try:
-        code = cli.main(prog_name="cifarcnn", standalone_mode=False)
+        with backend.keras_settings():
+            code = cli.main(prog_name="cifarcnn", standalone_mode=False)
         # What is buffered is written here, where it can still be said that it could not be.
         sys.stdout.flush()
-    except click.exceptions.NoArgsIsHelpError as problem:
+    except (Exception, KeyboardInterrupt, signals.Stopped) as problem:
+        sys.exit(_report(problem))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report(problem: BaseException) -> int:
+    """Print an error as one line and return the exit code; raise a bug of ours again."""
+    if isinstance(problem, click.exceptions.NoArgsIsHelpError):
         click.echo(problem.format_message(), err=True)
-        sys.exit(problem.exit_code)
-    except click.ClickException as problem:
-        if isinstance(problem, click.UsageError):
-            where = f" (see '{problem.ctx.command_path} --help')" if problem.ctx else ""
-            console.error(problem.format_message().rstrip(".") + where)
-        else:
-            console.error(problem.format_message())
-        sys.exit(problem.exit_code)
-    except CifarCNNError as problem:
+        return problem.exit_code
+    if isinstance(problem, click.ClickException):
+        context = problem.ctx if isinstance(problem, click.UsageError) else None
+        where = f" (see '{context.command_path} --help')" if context else ""
+        text = problem.format_message()
+        console.error(text.rstrip(".") + where if isinstance(problem, click.UsageError) else text)
+        return problem.exit_code
+    if isinstance(problem, CifarCNNError):
         console.error(str(problem))
-        sys.exit(problem.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+        return problem.exit_code
+    if isinstance(problem, click.Abort | KeyboardInterrupt):
         console.error("stopped by Ctrl-C")
-        sys.exit(130)
-    except SystemExit as stop:
-        if stop.code == STOPPED:
-            console.error("stopped by SIGTERM")
-        raise
-    except BrokenPipeError:
+        return 130
+    if isinstance(problem, signals.Stopped):
+        console.error(f"stopped by {signals.name(problem.number)}")
+        return 128 + problem.number
+    if isinstance(problem, BrokenPipeError):
         # The reader of our stdout went away (`| head`): nobody is left to tell.
         sys.stdout = None
-        sys.exit(1)
-    except OSError as problem:
-        # The library turns the errors of files into its own; writing to stdout is what is left.
-        if problem.filename is not None or problem.errno not in CANNOT_WRITE:
-            raise
+    # The library turns the errors of files into its own; writing to stdout is what is left.
+    elif isinstance(problem, OSError) and problem.filename is None and problem.errno in CANNOT_WRITE:
         console.error(f"cannot write the output: {problem.strerror}; make room, or send it elsewhere")
         sys.stdout = None
-        sys.exit(1)
-    sys.exit(code if isinstance(code, int) else 0)
+    elif isinstance(problem, Exception) and backend.is_out_of_memory(problem):
+        console.error(f"out of memory ({reason(problem)[:200]}); free some, or raise its limit (ulimit -v)")
+    else:
+        raise problem
+    return 1
 
 
 def _open_standard_streams() -> None:
@@ -137,33 +136,18 @@ def _open_standard_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _stop_in_order() -> None:
-    """Have SIGTERM end the process as an error would, so that no temporary file is left behind."""
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        # timeout(1) sends it twice; the second must not interrupt the tidying up after the first.
-        signal.signal(number, signal.SIG_IGN)
-        sys.exit(STOPPED)
-
-    # Outside the main thread Python allows no handlers; what was told to ignore the signal goes on doing so.
-    if threading.current_thread() is threading.main_thread() and (
-        signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    ):
-        signal.signal(signal.SIGTERM, stop)
-
-
 def _tune_process() -> None:
-    """Leave out of a process of our own what Keras, Pillow and Python would do in it to no end.
+    """Leave out of a process of our own what Keras and Python would do in it to no end.
 
     Keras is there one to several seconds sooner (``benchmarks/README.md``, ``startup.py``).
     """
     # Keras imports scikit-learn, where that is installed, to offer wrappers for it, and pyplot for galleries.
     unused = ["sklearn", "matplotlib.pyplot"]
-    if kerassettings.backend_name() == "tensorflow":
+    if kerassettings.backend_asked()[0] == "tensorflow":
         unused.append("jax")  # TensorFlow imports it to convert its models.
+    # Charts are drawn into files. A notebook's shell names a way to draw that is only there.
+    os.environ["MPLBACKEND"] = "agg"
     for name in unused:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
-    # Pillow remarks on odd but readable pictures, and warns of large ones, which are refused anyway.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
     # A process that ends need not search the million objects of TensorFlow for garbage.
     atexit.register(gc.freeze)

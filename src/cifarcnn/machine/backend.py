@@ -1,64 +1,146 @@
-"""What differs between Keras's backends outside the networks, from their import to running out of memory.
+"""Keras and its backend: their import, with our settings and without their chatter, and their differences.
 
-The rest of the package speaks Keras's own API and runs on TensorFlow and on JAX, whichever ``KERAS_BACKEND``
-names. TensorFlow's own layers stand in ``training.tf_layers``.
+Nothing else imports Keras first. The rest of the package speaks Keras's own API and runs on TensorFlow and on
+JAX, whichever ``KERAS_BACKEND`` names. TensorFlow's own layers stand in ``training.tf_layers``.
 """
 
 import contextlib
+import errno
+import functools
 import gc
+import importlib
+import logging
 import os
 import platform
-import signal
+import re
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cifarcnn.errors import CifarCNNError, Interrupted, UsageError
-from cifarcnn.machine import devices
-from cifarcnn.machine.signals import StopRequest
+from cifarcnn.errors import CifarCNNError, Interrupted, UsageError, reason
+from cifarcnn.machine import devices, kerassettings, signals
+
+_CHATTER = re.compile(
+    rb"[IWE]\d{4} \d\d:\d\d:\d+\.\d+ +\d+ \S+:\d+\] "
+    rb"|WARNING: All log messages before absl::InitializeLog\(\)"
+    rb"|To enable the following instructions:"
+    rb"|INFO: Created TensorFlow Lite "
+)
+"""How a line begins that TensorFlow or LiteRT logs below the level that it was told."""
+
+_OUT_OF_MEMORY = re.compile(
+    r"RESOURCE_EXHAUSTED|ResourceExhausted|Status: 1, message|bad_alloc|out of memory|OUT_OF_MEMORY"
+    r"|ALLOC_FAILED|cannot allocate memory|failed to allocate|failed to map segment|can't start new thread",
+    re.IGNORECASE,
+)
+"""What an error says of memory. oneDNN's status 1 is its out_of_memory ("could not create a primitive")."""
+
+_stderr_is_held = threading.RLock()
+_callers_settings: list[Callable[[], None]] = []
+_depth = 0
 
 
 def load() -> str:
-    """Import Keras and its backend without their start-up chatter, and return the backend's name.
+    """Import Keras and its backend, if nobody has, and return the backend's name.
 
     Raises:
-        CifarCNNError: the backend is not installed, or is one we do not support.
-        Interrupted: Ctrl-C or SIGTERM came meanwhile.
+        CifarCNNError: the backend is not installed, or is one that we do not support.
+        Interrupted: a signal came meanwhile.
     """
     if "keras" not in sys.modules:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        # By itself TensorFlow takes oneDNN's kernels only where there is AVX512-VNNI or more. On a processor
-        # with AVX2 alone (AMD EPYC, Zen 3, two cores) they train 1.45 to 1.6 times as fast as its own.
-        if platform.machine().lower() in ("x86_64", "amd64"):
-            os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-        # A KeyboardInterrupt raised inside TensorFlow's import can be swallowed there, so it is noted and
-        # acted on afterwards.
-        stop = StopRequest()
-        try:
-            with stop, quiet_stderr(), _no_garbage_collection():
-                import keras
-
-                if keras.backend.backend() == "tensorflow":
-                    _tensorflow_gpus()
-        # A ValueError: KERAS_BACKEND or keras.json names nothing there is, or libraries do not fit together.
-        except (ImportError, ValueError) as problem:
-            raise CifarCNNError(
-                f"Keras or its backend cannot be imported ({problem}); install tensorflow, or install jax and"
-                " set KERAS_BACKEND=jax"
-            ) from problem
-        if stop.received is not None:
-            name = "Ctrl-C" if stop.received == signal.SIGINT else signal.Signals(stop.received).name
-            raise Interrupted(f"stopped by {name} before anything was begun", 128 + stop.received)
+        _import_keras()
+        if _depth:
+            _take_over()
     from keras import backend
 
     found: str = backend.backend()
-    if found not in ("tensorflow", "jax"):
-        raise CifarCNNError(f"KERAS_BACKEND is {found!r}; expected tensorflow or jax")
+    if found not in kerassettings.BACKENDS:
+        raise CifarCNNError(f"Keras runs on {found!r} in this process; expected tensorflow or jax")
     return found
+
+
+@contextlib.contextmanager
+def keras_settings() -> Iterator[None]:
+    """Have Keras compute with our settings within the block, or decorated function; put the caller's back.
+
+    Data format, float type, epsilon, dtype policy and limits of training may come from the caller, or from
+    their ``keras.json`` and environment. Keras is not imported for it: ``load`` goes on from here.
+    """
+    global _depth  # noqa: PLW0603 - Keras's settings are global, too
+    _depth += 1
+    if _depth == 1 and "keras" in sys.modules:
+        _take_over()
+    try:
+        yield
+    finally:
+        _depth -= 1
+        while not _depth and _callers_settings:
+            _callers_settings.pop()()
+
+
+def _take_over() -> None:
+    """Remember Keras's settings, and make ours."""
+    from keras import config
+
+    def swap(name: str, ours: object) -> None:
+        setting = getattr(config, f"set_{name}")
+        _callers_settings.append(functools.partial(setting, getattr(config, name)()))
+        setting(ours)
+
+    swap("floatx", "float32")
+    swap("epsilon", 1e-7)
+    swap("image_data_format", "channels_last")
+    swap("dtype_policy", "float32")
+    swap("max_epochs", None)
+    swap("max_steps_per_epoch", None)
+
+
+def _import_keras() -> None:
+    name, asker = kerassettings.backend_asked()
+    if name not in kerassettings.BACKENDS:
+        raise CifarCNNError(
+            f"{asker} asks for Keras's backend {name!r}; expected tensorflow or jax: set KERAS_BACKEND to one"
+        )
+    # Errors are raised as well; what is fatal is said in any case. 0 is for those who want to see it all.
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0":
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    # By itself TensorFlow takes oneDNN's kernels only where there is AVX512-VNNI or more. On a processor
+    # with AVX2 alone (AMD EPYC, Zen 3, two cores) they train 1.45 to 1.6 times as fast as its own.
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    # A KeyboardInterrupt raised inside TensorFlow's import can be swallowed there, so it is noted and
+    # acted on afterwards.
+    stop = signals.StopRequest()
+    try:
+        with stop, _no_garbage_collection():
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(quiet_stderr())
+                if not _has_pyplot():
+                    stack.enter_context(_without("matplotlib"))
+                if not kerassettings.usable():
+                    stack.enter_context(kerassettings.hidden(name))
+                import keras  # noqa: F401
+            if name == "tensorflow":
+                _tensorflow_gpus()
+    # Libraries that do not fit together raise anything.
+    except Exception as problem:
+        if is_out_of_memory(problem):
+            advice = "free some, or raise the limit (ulimit -v)"
+        elif isinstance(problem, ModuleNotFoundError):
+            other = "jax" if name == "tensorflow" else "tensorflow"
+            advice = f"pip install {problem.name}, or set KERAS_BACKEND={other}"
+        else:
+            advice = f"check that memory suffices, and that keras and {name} fit together"
+        raise CifarCNNError(f"cannot import Keras on {name}: {reason(problem)[-300:]}; {advice}") from problem
+    if stop.received is not None:
+        raise Interrupted(
+            f"stopped by {signals.name(stop.received)} before anything was begun", 128 + stop.received
+        )
 
 
 def need_tensorflow(what: str) -> None:
@@ -68,14 +150,15 @@ def need_tensorflow(what: str) -> None:
         UsageError: it is another.
     """
     if (name := load()) != "tensorflow":
-        raise UsageError(f"{what} on TensorFlow only, but the backend is {name}; unset KERAS_BACKEND")
+        raise UsageError(
+            f"{what} on TensorFlow only, but the backend is {name}; set KERAS_BACKEND=tensorflow"
+        )
 
 
 def hardware() -> devices.Hardware:
     """Ask the framework and the operating system what there is to compute on."""
     backend = load()
-    with quiet_stderr():
-        gpus = _tensorflow_gpus() if backend == "tensorflow" else _jax_gpus()
+    gpus = _tensorflow_gpus() if backend == "tensorflow" else _jax_gpus()
     return devices.Hardware(
         backend=backend,
         cpu=devices.cpu_name(),
@@ -182,19 +265,14 @@ def versions() -> dict[str, str]:
 
 
 def is_out_of_memory(problem: Exception) -> bool:
-    """Tell whether an error is what Python or the backend raises when memory runs out."""
-    import keras
-
-    if isinstance(problem, MemoryError):
+    """Tell whether an error is what Python, a library or the backend raises when memory runs out."""
+    if isinstance(problem, MemoryError) or getattr(problem, "errno", None) == errno.ENOMEM:
         return True
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return isinstance(problem, tf.errors.ResourceExhaustedError)
-    import jax
-
-    # JAX has one class for all that goes wrong while it computes; the code stands in the text.
-    return isinstance(problem, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(problem)
+    # RuntimeError is what becomes of a C++ library's exceptions, ImportError of what does not fit.
+    theirs = type(problem).__module__.startswith(("tensorflow", "jax"))
+    if not (theirs or isinstance(problem, RuntimeError | ImportError)):
+        return False
+    return bool(_OUT_OF_MEMORY.search(f"{type(problem).__name__}: {problem}"))
 
 
 @contextlib.contextmanager
@@ -207,6 +285,34 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
+
+
+@contextlib.contextmanager
+def _without(name: str) -> Iterator[None]:
+    """Let nothing import a module within the block."""
+    kept = sys.modules.get(name)
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        if kept is not None:
+            sys.modules[name] = kept
+
+
+def _has_pyplot() -> bool:
+    """Return whether Keras can import pyplot, which it does for galleries.
+
+    Matplotlib's import fails where ``MPLBACKEND`` or a ``matplotlibrc`` names what is not there, and Keras's
+    with it.
+    """
+    if sys.modules.get("matplotlib.pyplot", sys) is None:  # left out by the command line
+        return False
+    try:
+        importlib.import_module("matplotlib.pyplot")
+    except Exception:  # whatever it raises
+        return False
+    return True
 
 
 def _tensorflow_gpus() -> tuple[devices.Gpu, ...]:
@@ -224,10 +330,15 @@ def _tensorflow_gpus() -> tuple[devices.Gpu, ...]:
 def _jax_gpus() -> tuple[devices.Gpu, ...]:
     import jax
 
+    # It warns of a GPU that it cannot use; so do we, and say what to do.
+    log = logging.getLogger("jax._src.xla_bridge")
+    before, log.disabled = log.disabled, True
     try:
         found = jax.devices("gpu")
     except RuntimeError:  # jax's way of saying that there is none
         return ()
+    finally:
+        log.disabled = before
     capabilities = [str(getattr(gpu, "compute_capability", "")).split(".") for gpu in found]
     return tuple(
         devices.Gpu(gpu.device_kind, (int(parts[0]), int(parts[1])) if len(parts) == 2 else None)
@@ -237,26 +348,36 @@ def _jax_gpus() -> tuple[devices.Gpu, ...]:
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Hold back what native libraries write to file descriptor 2; show it if the block fails.
+    """Drop lines of native libraries that no setting keeps from file descriptor 2.
 
-    Ctrl-C is no failure: the chatter is then dropped.
+    What else is written there meanwhile, by whatever thread, follows when the block ends. Only for moments at
+    which such lines are known, since what a process says that ends within the block is lost.
     """
-    try:
-        buffer = tempfile.TemporaryFile()  # noqa: SIM115 - closed below
-    except OSError:  # there is nowhere to hold anything
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":
         yield
         return
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with buffer:
-        os.dup2(buffer.fileno(), 2)
+    with _stderr_is_held, contextlib.ExitStack() as stack:
+        try:
+            held = stack.enter_context(tempfile.TemporaryFile())
+            kept = os.dup(2)
+        except OSError:  # stderr is closed, or there is nowhere to hold anything
+            yield
+            return
+        stack.callback(os.close, kept)
+        _flush_stderr()
+        os.dup2(held.fileno(), 2)
         try:
             yield
-        except Exception:
-            os.dup2(kept, 2)
-            buffer.seek(0)
-            os.write(2, buffer.read())
-            raise
         finally:
+            _flush_stderr()
             os.dup2(kept, 2)
-            os.close(kept)
+            held.seek(0)
+            with contextlib.suppress(OSError):  # nobody reads it any more
+                for line in held:
+                    if not _CHATTER.match(line):
+                        os.write(2, line)
+
+
+def _flush_stderr() -> None:
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # there may be none, or a closed one
+        sys.stderr.flush()

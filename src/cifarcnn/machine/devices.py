@@ -63,7 +63,7 @@ class Choice:
         device: "cpu", "gpu:N", or "gpu" for several.
         precision: a Keras dtype policy.
         reason: one line for the user.
-        warning: a fault that the user should mend, or None.
+        warning: a fault that the user should fix, or None.
         jit_compile: what to pass to ``Model.compile``. XLA is far slower than oneDNN on a CPU.
         steps_per_execution: steps made by one call; between calls the device waits for Python.
         count: how many devices train in step: all the GPUs, or as many virtual parts of the CPU.
@@ -174,10 +174,10 @@ def _on_gpus(hardware: Hardware, numbers: range, precision: str) -> Choice:
 def _idle_gpu_warning(hardware: Hardware) -> str | None:
     if hardware.idle_gpu is None or hardware.gpus:
         return None
-    mend = "pip install 'cifarcnn[gpu]'" if hardware.backend == "tensorflow" else "install jax[cuda]"
+    package = "tensorflow[and-cuda]" if hardware.backend == "tensorflow" else "jax[cuda12]"
     return (
         f"{hardware.idle_gpu} is present, but {hardware.backend} cannot use it (driver or CUDA libraries"
-        f" missing); mend: run nvidia-smi to check the driver, then {mend}"
+        f' missing); fix: run nvidia-smi to check the driver, then pip install "{package}"'
     )
 
 

@@ -20,6 +20,11 @@ SMALL = 32 << 20
 LONGEST_NAME = 255
 """Bytes that file systems take for a name."""
 
+# Without O_NONBLOCK, opening a FIFO waits for a writer before its kind can be seen. Each system lacks some.
+_READING = os.O_RDONLY
+for _flag in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+    _READING |= getattr(os, _flag, 0)
+
 
 class NotRegularError(OSError):
     """A FIFO, a device or a directory stands where a file was expected."""
@@ -33,8 +38,7 @@ def open_regular(path: Path) -> BinaryIO:
         OSError: it cannot be opened.
         ValueError: the name has a null byte.
     """
-    # Without O_NONBLOCK, opening a FIFO waits for a writer before its kind can be seen.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, _READING)
     kind = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(kind):
         os.close(descriptor)
@@ -101,7 +105,7 @@ def replacing(path: Path) -> Iterator[Path]:
     aside = Path(name)
     try:
         yield aside
-        with open(aside, "rb") as file:
+        with open(aside, "r+b") as file:
             os.fsync(file.fileno())
         # mkstemp made the file private; give it the mode that any other new file would have.
         mask = os.umask(0)
@@ -128,7 +132,9 @@ def sync_tree(directory: Path) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make a rename in ``directory`` survive a loss of power."""
+    """Make a rename in ``directory`` survive a loss of power; Windows has no way to ask for it."""
+    if os.name == "nt":
+        return
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,21 +1,60 @@
-"""Keeping processes apart at one run, one plan of runs, and the cache: locks on files beside what they guard.
+"""Keeping processes apart at one run and at the cache: locks on files beside what they guard.
 
 The system lets go of a lock when its process ends, however it ends.
 """
 
 import contextlib
-import fcntl
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from cifarcnn.errors import RunError
+from cifarcnn.machine import files
 
 NAME = ".lock"
 
 ATTEMPTS = 5
 """How often to try: whoever only asks whether a run is in use holds its lock for an instant."""
+
+WAIT = 0.1
+"""Seconds between two attempts to get a lock that another process may hold for long."""
+
+
+def acquire(file: IO[str] | IO[bytes], *, shared: bool = False) -> bool:
+    """Lock an open file unless another process has; it is free again when it is closed.
+
+    Args:
+        file: is locked, not what it holds.
+        shared: let others lock it so, too (not on Windows).
+
+    Returns:
+        Whether it could be locked.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        # Windows locks bytes, and keeps others from reading them: one far behind all that is written.
+        file.seek(1 << 30)
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+        finally:
+            file.seek(0)
+    else:
+        import fcntl
+
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 @contextlib.contextmanager
@@ -23,13 +62,12 @@ def held(directory: Path) -> Iterator[None]:
     """Keep other processes out of a run for the length of the block.
 
     Raises:
-        RunError: another process is at it.
+        RunError: another process works in it.
         OSError: the directory cannot be written to.
     """
     with open(directory / NAME, "a+", encoding="ascii") as lock:
         for attempt in range(ATTEMPTS):
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if acquire(lock):
                 break
             time.sleep(0.01 * attempt)
         else:
@@ -45,21 +83,16 @@ def held(directory: Path) -> Iterator[None]:
 
 
 def in_use(directory: Path) -> bool:
-    """Return whether a process is at a run, on this machine or, where the file system tells, on another.
+    """Return whether a process works in a run, on this machine or, where the file system tells, on another.
 
     Raises:
         OSError: the lock cannot be looked at.
     """
     try:
-        # Without O_NONBLOCK, opening what is no file, a FIFO, may wait for ever.
-        descriptor = os.open(directory / NAME, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+        with files.open_regular(directory / NAME) as lock:
+            return not acquire(lock, shared=True)
+    except (FileNotFoundError, files.NotRegularError):
         return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 @contextlib.contextmanager
@@ -74,35 +107,8 @@ def alone(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[No
         OSError: the file cannot be written.
     """
     with open(path, "a", encoding="ascii") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not acquire(lock):
             on_wait()
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            while not acquire(lock):
+                time.sleep(WAIT)
         yield
-
-
-@contextlib.contextmanager
-def shared(path: Path) -> Iterator[None]:
-    """Hold, for the length of the block and with any number of processes, a file, which is made.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    with open(path, "a", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        yield
-
-
-def is_shared(path: Path) -> bool:
-    """Return whether another process is in a ``shared`` block with this file.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    with open(path, "a", encoding="ascii") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False

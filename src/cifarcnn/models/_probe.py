@@ -10,7 +10,6 @@ process takes limits on memory, time and files before it looks at the model, and
 import contextlib
 import json
 import os
-import resource
 import sys
 from pathlib import Path
 
@@ -21,6 +20,8 @@ PROCESSOR_SECONDS = 120
 
 def limit(kind: str) -> None:
     """Bound what this process may take, as far as the platform lets it."""
+    import resource
+
     for what, most in (
         (resource.RLIMIT_AS, FORMATS[kind].memory),
         (resource.RLIMIT_CPU, PROCESSOR_SECONDS),

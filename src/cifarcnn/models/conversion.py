@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cifarcnn.errors import ModelError, first_line
-from cifarcnn.machine import backend
 from cifarcnn.models import modelguard
 from cifarcnn.models.exported import LITERT_MARK
 from cifarcnn.models.exportformats import FORMATS
@@ -42,7 +41,7 @@ def convert(network: "keras.Model", kind: str, path: Path) -> None:
             import_onnx(module)
         _teach_erfc()
     try:
-        with warnings.catch_warnings(), backend.quiet_stderr():
+        with warnings.catch_warnings():
             # What converters say of NumPy's and TensorFlow's coming versions is nothing a user can mend.
             warnings.simplefilter("ignore")
             network(np.zeros((1, 32, 32, 3), np.float32))  # a network that was never called is refused

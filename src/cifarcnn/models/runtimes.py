@@ -43,9 +43,8 @@ class LiteRT:
         from ai_edge_litert import interpreter
 
         self.cpus = devices.usable_cpus()
-        with backend.quiet_stderr():
-            self.interpreter = interpreter.Interpreter(model_content=data, num_threads=self.cpus)
-            ends = (self.interpreter.get_input_details(), self.interpreter.get_output_details())
+        self.interpreter = interpreter.Interpreter(model_content=data, num_threads=self.cpus)
+        ends = (self.interpreter.get_input_details(), self.interpreter.get_output_details())
         kinds = [[(end["dtype"].__name__, tuple(end["shape"].tolist())[1:]) for end in side] for side in ends]
         _check_ends(path, kinds, "float32")
         self.input, self.output = ends[0][0]["index"], ends[1][0]["index"]
@@ -56,7 +55,7 @@ class LiteRT:
         if len(images) != self.batch:
             with backend.quiet_stderr():
                 self.interpreter.resize_tensor_input(self.input, list(images.shape))
-                self.interpreter.allocate_tensors()
+                self.interpreter.allocate_tensors()  # says how it computes
             self.batch = len(images)
         self.interpreter.set_tensor(self.input, images.astype(np.float32))
         self.interpreter.invoke()
@@ -120,8 +119,7 @@ class SavedModel:
         import tensorflow as tf
 
         try:
-            with backend.quiet_stderr():
-                self.loaded = tf.saved_model.load(str(directory))
+            self.loaded = tf.saved_model.load(str(directory))
             self.function = self.loaded.signatures["serving_default"]
         # TensorFlow's own errors share no class but Exception; they are all about the model.
         except Exception as problem:
