@@ -16,6 +16,7 @@ COMPLETED = {
     "ev": ["plain,evaluate"],
     "data f": ["plain,fetch"],
     "train --learn": ["plain,--learning-rate"],
+    "tu": ["plain,tune"],
     "train --arch vgg": ["plain,vgg2", "plain,vgg3"],
     "data show --arch ": [f"plain,{row.name}" for row in ARCHITECTURES],
     "train --recipe ": ["plain,fast", "plain,classic"],

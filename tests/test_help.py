@@ -5,8 +5,10 @@ import shlex
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from cifarcnn.cli.main import cli
+from cifarcnn.cli.options import GROUPS
 from cifarcnn.config import FIELDS, resolve
 
 
@@ -88,3 +90,32 @@ def test_the_defaults_are_those_of_a_training_without_options() -> None:
     for name in ("epochs", "batch_size", "learning_rate", "dropout"):
         option = rf"--{name.replace('_', '-')} .*?\[default:\s+{getattr(settings, name):g}\]"
         assert re.search(option, shown, re.DOTALL)
+
+
+def test_every_setting_has_its_heading() -> None:
+    """Once; and each heading is shown, in its order."""
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert len(grouped) == len(set(grouped))
+    assert set(FIELDS) < set(grouped)
+    assert {option.name for option in cli.commands["train"].params} <= set(grouped)
+    shown = cli.commands["train"].get_help(click.Context(cli.commands["train"]))
+    places = [shown.index(f"{heading}:\n") for heading in GROUPS]
+    assert places == sorted(places)
+    assert "\nOptions:" not in shown
+
+
+@pytest.mark.parametrize(
+    "words", [["--arch", "vgg2", "--recipe", "classic", "--help"], ["--help", "--arch=vgg3"]]
+)
+def test_the_defaults_are_those_of_the_network_that_is_named(words: list[str]) -> None:
+    """Wherever --help stands; and the help is shown even if there is no such network."""
+    shown = CliRunner().invoke(cli, ["train", *words]).stdout
+    chosen = {"arch": "vgg2", "recipe": "classic"} if "vgg2" in words else {"arch": "vgg3"}
+    settings = resolve(chosen)
+    assert settings.epochs != resolve({}).epochs or settings.learning_rate != resolve({}).learning_rate
+    for name in ("epochs", "batch_size", "learning_rate"):
+        option = rf"--{name.replace('_', '-')} .*?\[default:\s+{getattr(settings, name):g}\]"
+        assert re.search(option, shown, re.DOTALL)
+    unknown = CliRunner().invoke(cli, ["train", "--help", "--arch", "vgg9"])
+    assert unknown.exit_code == 0
+    assert "Augmentation:" in unknown.stdout

@@ -6,7 +6,6 @@ import fcntl
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from hypothesis import strategies as st
 
 from cifarcnn import config
 from cifarcnn.errors import UsageError
-from cifarcnn.runs import listing, sweep
+from cifarcnn.runs import listing
 from conftest import Run
 
 
@@ -68,7 +67,7 @@ def test_validation_in_some_epochs_alone_is_no_bug_of_ours(tmp_path: Path) -> No
 
 
 def test_each_state_is_told(tmp_path: Path) -> None:
-    """Finished by epochs or by patience, running, interrupted, failed, waiting, damaged."""
+    """Finished by epochs or by patience, running, interrupted, failed, pruned, damaged."""
     make_run(tmp_path / "a-finished", [0.1, 0.2, 0.3])
     make_run(tmp_path / "b-finished", [0.3, 0.2], patience=1)
     make_run(tmp_path / "c-interrupted", [0.1])
@@ -81,23 +80,19 @@ def test_each_state_is_told(tmp_path: Path) -> None:
     starting.mkdir()
     (tmp_path / "i-interrupted").mkdir()
     (tmp_path / "i-interrupted" / ".lock").touch()
-    file = tmp_path / "s.toml"
-    file.write_text("[grid]\nepochs = [3, 4]\n")
-    (tmp_path / "s").mkdir()
-    sweep.read(file, {}).save(tmp_path / "s")
-    (tmp_path / "s" / "1-epochs3").mkdir()
+    pruned = make_run(tmp_path / "j-pruned", [0.1])
+    (pruned / "failure.json").write_text('{"schema": 1, "error": "below the median", "pruned": true}')
     with open(running / ".lock") as one, open(starting / ".lock", "w") as two:
         fcntl.flock(one, fcntl.LOCK_EX)
         fcntl.flock(two, fcntl.LOCK_EX)
         found = listing.gather([tmp_path])
     states = {row.name: row.state for row in found.rows}
-    assert states.pop("s/1-epochs3") == states.pop("s/2-epochs4") == "waiting"
     assert all(name.endswith(f"-{state}") for name, state in states.items())
-    assert set(states.values()) == {"finished", "running", "interrupted", "failed", "damaged"}
-    assert len(states) == 9
+    assert set(states.values()) == {"finished", "running", "interrupted", "failed", "damaged", "pruned"}
+    assert len(states) == 10
     reasons = {row.name: row.reason for row in found.rows if row.reason}
     assert reasons["d-failed"] == "the loss became nan"
-    assert reasons["e-damaged"] == "no checkpoint.npz to go on from"
+    assert reasons["e-damaged"] == "no checkpoint.npz to resume from"
     assert reasons["f-damaged"] == "best.keras is missing"
     assert found.damaged == 2
 
@@ -144,7 +139,7 @@ def test_runs_are_sorted_and_those_without_the_figure_come_last(tmp_path: Path) 
     assert order("accuracy") == order("val-accuracy") == ["b", "a", "c"]
     assert order("learning-rate") == ["c", "b", "a"]
     assert order("name") == order("train_size") == ["a", "b", "c"]
-    with pytest.raises(UsageError, match="no 'size' to sort by; expected one of name, "):
+    with pytest.raises(UsageError, match="--sort is 'size'; expected one of name, "):
         order("size")
     with pytest.raises(UsageError, match="no directory 'nowhere'"):
         listing.gather(["nowhere"])
@@ -187,7 +182,6 @@ DAMAGES: dict[str, tuple[str, bytes, str]] = {
         "timing.csv is damaged in row",
     ),
     "too long": ("timing.csv", b"epoch,seconds,images_per_second\n1,1,3,4\n", "timing.csv is damaged in row"),
-    "plan": ("sweep.json", b"{}", ""),
 }
 
 
@@ -197,9 +191,6 @@ def test_a_damaged_file_is_a_reason_in_its_place(case: str, tmp_path: Path) -> N
     name, content, reason = DAMAGES[case]
     make_run(tmp_path / "good", [0.1, 0.2, 0.3])
     bad = make_run(tmp_path / "bad", [0.1])
-    if name == "sweep.json":
-        shutil.rmtree(bad)
-        bad.mkdir()
     (bad / name).write_bytes(content)
     found = listing.gather([tmp_path])
     damaged, good = found.rows
@@ -211,7 +202,7 @@ def test_a_damaged_file_is_a_reason_in_its_place(case: str, tmp_path: Path) -> N
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.sampled_from(["settings.json", "metrics.csv", "timing.csv", "failure.json", "sweep.json"]),
+    st.sampled_from(["settings.json", "metrics.csv", "timing.csv", "failure.json", "environment.json"]),
     st.integers(0, 900), st.binary(max_size=20), st.booleans(),
 )  # fmt: skip
 def test_no_damage_is_a_bug_of_ours(
@@ -237,14 +228,14 @@ def test_foreign_things_are_named_and_nothing_waits(cifarcnn: Run, tmp_path: Pat
     os.mkfifo(pipe)
     done = cifarcnn("runs")
     assert done.returncode == 1
-    assert done.stdout.splitlines()[2:5] == [
-        "b         damaged: no run: it holds no settings.json",
-        "c         damaged: metrics.csv: No such file or directory",
-        "d[red]\\n  damaged: timing.csv is not a regular file of at most 32 MiB",
+    assert [line.split()[0] for line in done.stdout.splitlines()[:4]] == ["run", "a", "c", "d[red]\\n"]
+    assert done.stdout.splitlines()[4:6] == [
+        "c is damaged: metrics.csv: No such file or directory",
+        "d[red]\\n is damaged: timing.csv is not a regular file of at most 32 MiB",
     ]
-    assert done.stderr == "3 of 4 could not be read\n"
+    assert done.stderr == "2 of 3 runs are damaged\n"
     document = json.loads(cifarcnn("runs", "--json").stdout)
-    assert [run["state"] for run in document["runs"]] == ["finished", "damaged", "damaged", "damaged"]
+    assert [run["state"] for run in document["runs"]] == ["finished", "damaged", "damaged"]
 
 
 def test_the_table_fits_and_the_documents_have_everything(cifarcnn: Run, tmp_path: Path) -> None:
@@ -292,8 +283,12 @@ def test_an_empty_directory_is_no_error(cifarcnn: Run, tmp_path: Path) -> None:
     """No runs yet; but a directory that is not there is wrong usage."""
     (tmp_path / "runs").mkdir()
     done = cifarcnn("runs")
-    assert (done.returncode, done.stdout) == (0, "no runs\n")
+    assert (done.returncode, done.stdout) == (0, "no runs in runs\n")
     assert cifarcnn("runs", "--csv").stdout.startswith("name,path,state,reason,")
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    (tmp_path / "photos" / "cat" / "1.png").touch()
+    foreign = cifarcnn("runs", "photos", "runs")
+    assert (foreign.returncode, foreign.stdout) == (0, "no runs in photos, runs\n")
     missing = cifarcnn("runs", "elsewhere")
     assert missing.returncode == 2
     assert missing.stderr.startswith("error: no directory 'elsewhere'; expected one in which")
@@ -304,28 +299,13 @@ def test_what_would_block_is_a_row(cifarcnn: Run, tmp_path: Path) -> None:
     for place in ("one/.lock", "two/settings.json"):
         (tmp_path / "runs" / place).parent.mkdir(parents=True)
         os.mkfifo(tmp_path / "runs" / place)
-    os.mkfifo(tmp_path / "runs" / "sweep.json")
     done = cifarcnn("runs", "--json", timeout=60)
     assert [(row["name"], row["state"]) for row in json.loads(done.stdout)["runs"]] == [
         ("one", "interrupted"),
-        ("sweep.json", "damaged"),
         ("two", "damaged"),
     ]
     with pytest.raises(UsageError, match="no directory"):
         listing.gather(["a" * 300])
-
-
-def test_what_the_hardware_decides_makes_no_groups(tmp_path: Path) -> None:
-    """A run that is begun has resolved its device, precision and their number; those that wait have not."""
-    plan = sweep.repeat({"arch": "vgg2", "epochs": 3}, [0, 1])
-    plan.save(tmp_path)
-    resolved = {"arch": "vgg2", "device": "cpu", "precision": "float32", "devices": 1}
-    make_run(tmp_path / plan.tasks[0].name, [0.1, 0.2, 0.5], **resolved)
-    found = listing.gather([tmp_path])
-    assert [row.state for row in found.rows] == ["finished", "waiting"]
-    assert found.differing == ("seed",)
-    (group,) = found.groups
-    assert (group.n, group.mean) == (1, 0.5)
 
 
 def test_a_link_to_itself_hides_no_run(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ is free, is that of a process that was stopped or killed; the next process to lo
 
 import contextlib
 import json
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,7 +27,6 @@ from cifarcnn.wording import count
 
 if TYPE_CHECKING:
     import optuna
-    from filelock import FileLock
 
 JOURNAL = "journal.log"
 PICTURE = "search.png"
@@ -176,13 +176,44 @@ def _quiet_optuna() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
+class _Lock:
+    """A lock on a file, which is made. Whoever has it may take it again; Optuna uses acquire and release."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.depth = 0
+
+    def acquire(self, *, wait: bool = True) -> bool:
+        """Lock the file; return False if another process has it and this one does not wait."""
+        if self.depth == 0:
+            self.file = open(self.path, "a", encoding="ascii")  # noqa: SIM115 - held until released
+            while not locks.acquire(self.file):
+                if not wait:
+                    self.file.close()
+                    return False
+                time.sleep(0.01)
+        self.depth += 1
+        return True
+
+    def release(self) -> None:
+        """Give up one ``acquire``."""
+        self.depth -= 1
+        if self.depth == 0:
+            self.file.close()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
 class _Study:
     """Optuna's study of one directory, and who is at which of its trials."""
 
     def __init__(self, directory: Path, plan: Search, prune: bool) -> None:
         """Open the search in a directory, or begin it."""
         import optuna
-        from filelock import FileLock
         from optuna.storages.journal import JournalFileBackend, JournalStorage
 
         self.directory, self.plan = directory, plan
@@ -190,11 +221,10 @@ class _Study:
         pruner = optuna.pruners.MedianPruner(JUDGED_AFTER, WARMUP_EPOCHS)
         with self._storing():
             directory.mkdir(parents=True, exist_ok=True)
-            self.lock = FileLock(directory / ".journal.lock")
+            self.lock = _Lock(directory / ".journal.lock")
             with self.lock:
                 self._remove_torn_line()
-                # Optuna needs no more of a lock than acquire() and release(). Its own are files that a killed
-                # process leaves behind.
+                # Optuna's own locks are files that a killed process leaves behind.
                 backend = JournalFileBackend(str(self.journal), lock_obj=self.lock)  # type: ignore[arg-type]
                 self.storage = JournalStorage(backend)
                 self.study = optuna.create_study(
@@ -239,25 +269,12 @@ class _Study:
         """Return the run directory of a trial."""
         return self.directory / f"trial{number:04}"
 
-    def _own(self, number: int) -> "FileLock":
-        """Take hold of a trial, or raise ``filelock.Timeout`` if another process has."""
-        from filelock import FileLock
+    def _own(self, number: int) -> "_Lock | None":
+        """Take hold of a trial, unless another process has."""
+        lock = _Lock(self.directory / f".trial{number:04}.lock")
+        return lock if lock.acquire(wait=False) else None
 
-        lock = FileLock(self.directory / f".trial{number:04}.lock")
-        lock.acquire(blocking=False)
-        return lock
-
-    def _is_owned(self, number: int) -> bool:
-        """Return whether a process is at a trial, be it one that resumed its run by itself."""
-        from filelock import Timeout
-
-        try:
-            self._own(number).release()
-        except Timeout:
-            return True
-        return locks.in_use(self.path(number))
-
-    def claim(self, total: int) -> "tuple[optuna.trial.Trial, FileLock] | None":
+    def claim(self, total: int) -> "tuple[optuna.trial.Trial, _Lock] | None":
         """Return a trial to train and the lock on it; None if there is nothing left to do."""
         import optuna
 
@@ -265,10 +282,13 @@ class _Study:
         with self._storing(), self.lock:
             trials = self.study.get_trials(deepcopy=False)
             for known in trials:
-                if known.state == running and not self._is_owned(known.number):
+                # Somebody may be resuming the trial's run by itself.
+                if known.state != running or locks.in_use(self.path(known.number)):
+                    continue
+                if (lock := self._own(known.number)) is not None:
                     study_id = self.storage.get_study_id_from_name(NAME)
                     trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, known.number)
-                    return optuna.trial.Trial(self.study, trial_id), self._own(known.number)
+                    return optuna.trial.Trial(self.study, trial_id), lock
             number = sum(known.state != waiting for known in trials)
             if number >= total:
                 return None
@@ -279,8 +299,9 @@ class _Study:
             seed = self.plan.resolve({}).seed if "seed" not in self.plan.space else 0
             self.study.sampler = optuna.samplers.TPESampler(seed=seed + number, constant_liar=True)
             trial = self.study.ask()
-            # Nobody else can know of this trial yet, and whoever looks at its lock holds the journal's.
-            return trial, self._own(trial.number)
+            lock = self._own(trial.number)
+            # Whoever looks at a trial's lock holds the journal's.
+            return None if lock is None else (trial, lock)
 
     def _chosen(self, number: int) -> dict[str, Value] | None:
         """Return the values of a trial that are not left to the sampler."""
@@ -362,7 +383,10 @@ class _Study:
             return None
         ends = {states.COMPLETE: "finished", states.PRUNED: "pruned", states.FAIL: "failed"}
         if (state := ends.get(frozen.state)) is None:
-            state = "running" if self._is_owned(frozen.number) else "interrupted"
+            lock = self._own(frozen.number)
+            state = "running" if lock is None else "interrupted"
+            if lock is not None:
+                lock.release()
         accuracy = frozen.value if state == "finished" else None
         if accuracy is None:
             accuracy = max(frozen.intermediate_values.values(), default=None)
