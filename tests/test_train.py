@@ -204,7 +204,7 @@ def test_training_never_opens_the_test_images(cifarcnn: Run, tmp_path: Path, dat
         (["--learning-rate", "-1"], 2, "--learning-rate is -1; expected a number above 0"),
         (["--learning-rate", "nan"], 2, "--learning-rate is nan; expected a number above 0"),
         (["--batch-size", "60000"], 2, "--batch-size is 60000, but there are 200 training images; expected"),
-        (["--val-size", "49999"], 2, "val_size is 49999; expected"),
+        (["--val-size", "49999"], 2, "val_size is 49,999, but there are 50,000 images; expected"),
         (["--train-size", "49000"], 2, "train_size is 49,000; expected 1 to 45,000"),
         (["--precision", "int8"], 2, "'int8' is not one of"),
         (["--device", "tpu"], 2, "device is 'tpu'; expected auto, cpu, gpu or gpu:N"),
