@@ -115,7 +115,9 @@ def show_table(predictions: "Predictions", threshold: float | None) -> int:
         else:
             best, *others = outcome.top
             marks = _marks(outcome, threshold)
-            runners_up = ", ".join(f"{escape(console.printable(other.label))} {other.probability:.1%}" for other in others)
+            runners_up = ", ".join(
+                f"{escape(console.printable(other.label))} {other.probability:.1%}" for other in others
+            )
             style = "yellow" if marks else "bold"
             line = f"[{style}]{escape(_padded(best.label, widest))}[/] {best.probability:>6.1%}  {runners_up}"
             line += f"  [yellow]{', '.join(marks)}[/]" if marks else ""
