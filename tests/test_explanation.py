@@ -5,14 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cifarcnn.prediction.prediction import Failure, Prediction
 from PIL import Image, ImageDraw
 
 import fakes
 from cifarcnn.data import images
 from cifarcnn.errors import CifarCNNError, UsageError
 from cifarcnn.figures import explanation
-from cifarcnn.prediction import prediction
-from cifarcnn.prediction.prediction import Failure, Prediction
+from cifarcnn.prediction import predict as prediction
+from cifarcnn.prediction.predict import Failure, Prediction
 
 RED, FROG = (255, 0, 0), 6
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cifarcnn.prediction.prediction import Failure, Prediction, predict
 from PIL import Image
 
 import fakes
@@ -19,7 +20,6 @@ from cifarcnn.evaluation import evaluation
 from cifarcnn.events import Event, Note, PicturesDone
 from cifarcnn.models import modelfile, pretrained
 from cifarcnn.prediction import picturefiles, prediction
-from cifarcnn.prediction.prediction import Failure, Prediction, predict
 
 
 @pytest.fixture(scope="module")

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from cifarcnn.data.sources import load as load_images
     from cifarcnn.errors import CifarCNNError as CifarCNNError
     from cifarcnn.errors import Interrupted as Interrupted
-    from cifarcnn.evaluation.evaluation import evaluate as evaluate
+    from cifarcnn.evaluation.evaluate import evaluate as evaluate
     from cifarcnn.models.exporting import export as export_model
     from cifarcnn.models.importing import import_model as import_model
     from cifarcnn.models.modelfile import load as load_model
     from cifarcnn.models.summaries import summarise as summarise
     from cifarcnn.prediction.picturefiles import Failure as Failure
-    from cifarcnn.prediction.prediction import Prediction as Prediction
-    from cifarcnn.prediction.prediction import predict as predict
+    from cifarcnn.prediction.predict import Prediction as Prediction
+    from cifarcnn.prediction.predict import predict as predict
     from cifarcnn.training.seeds import resume_seeds as resume_seeds
     from cifarcnn.training.seeds import train_seeds as train_seeds
     from cifarcnn.training.train import resume as resume
@@ -42,15 +42,15 @@ _PUBLIC = {
     "CifarCNNError": "errors:CifarCNNError",
     "Failure": "prediction.picturefiles:Failure",
     "Interrupted": "errors:Interrupted",
-    "Prediction": "prediction.prediction:Prediction",
+    "Prediction": "prediction.predict:Prediction",
     "Settings": "config:Settings",
     "build": "architectures:build",
-    "evaluate": "evaluation.evaluation:evaluate",
+    "evaluate": "evaluation.evaluate:evaluate",
     "export_model": "models.exporting:export",
     "import_model": "models.importing:import_model",
     "load_images": "data.sources:load",
     "load_model": "models.modelfile:load",
-    "predict": "prediction.prediction:predict",
+    "predict": "prediction.predict:predict",
     "resume": "training.train:resume",
     "resume_seeds": "training.seeds:resume_seeds",
     "summarise": "models.summaries:summarise",
@@ -63,6 +63,10 @@ __all__ = sorted(_PUBLIC)  # noqa: PLE0605 - one list, not two
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used. Functions compute with our settings of Keras."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("cifarcnn")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'cifarcnn' has no attribute {name!r}")
     module, attribute = _PUBLIC[name].split(":")

@@ -2,7 +2,7 @@
 
 ``measure`` gives accuracy, loss, per-class figures and calibration as a ``Metrics``. Probabilities that mean
 what they say: ``fit_temperature`` and ``apply_temperature``. Comparing two models is left to
-``evaluation.comparison``, running a network and loading images to ``evaluation.evaluation``.
+``evaluation.comparison``, running a network and loading images to ``evaluation.evaluate``.
 """
 
 import math
@@ -37,17 +37,17 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """``count`` images of class ``truth`` were answered ``answer``; ``share`` is their part of ``truth``."""
+    """``count`` images of class ``label`` were taken for ``prediction``: a ``share`` of that class."""
 
-    truth: int
-    answer: int
+    label: int
+    prediction: int
     count: int
     share: float
 
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """The answers whose confidence lies in (low, high]. Both means are None where there are none."""
+    """The predictions whose confidence lies in (low, high]. Both means are None where there are none."""
 
     low: float
     high: float
@@ -60,7 +60,7 @@ class ReliabilityBin:
 class Metrics:
     """The figures of one model on one set of images. Shares lie in 0..1, losses are in nats.
 
-    ``confusion`` is an int64 array [truth][answer]; ``per_class`` stands in class order;
+    ``confusion`` is an int64 array [label][prediction]; ``per_class`` stands in class order;
     ``most_confused`` is sorted by falling count; ``ece`` is the expected calibration error over ``bins``.
     """
 
@@ -85,17 +85,17 @@ def measure(probabilities: Array, labels: Array) -> Metrics:
         labels: int (n,), the true classes. n is at least 1.
 
     Returns:
-        The metrics. Among equal probabilities the class of lower index is the answer.
+        The metrics. Among equal probabilities the class of lower index is the prediction.
     """
-    answers = probabilities.argmax(axis=1)
-    right = answers == labels
+    predictions = probabilities.argmax(axis=1)
+    correct = predictions == labels
     ranks = true_class_ranks(probabilities, labels)
-    confusion = confusion_matrix(answers, labels, probabilities.shape[1])
-    bins = reliability_bins(probabilities.max(axis=1), right)
+    confusion = confusion_matrix(predictions, labels, probabilities.shape[1])
+    bins = reliability_bins(probabilities.max(axis=1), correct)
     return Metrics(
         n=len(labels),
-        accuracy=float(right.mean()),
-        accuracy_interval=wilson_interval(int(right.sum()), len(labels)),
+        accuracy=float(correct.mean()),
+        accuracy_interval=wilson_interval(int(correct.sum()), len(labels)),
         loss=float(losses(probabilities, labels).mean()),
         top2=float((ranks < 2).mean()),
         top5=float((ranks < 5).mean()),
@@ -109,51 +109,51 @@ def measure(probabilities: Array, labels: Array) -> Metrics:
 
 def losses(probabilities: Array, labels: Array) -> Array:
     """Negative log-likelihood of each image's true class, float64 (n,), in nats."""
-    of_truth = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    # Subtracting from zero turns the -0.0 of a certain answer into 0.0.
-    return np.asarray(0.0 - np.log(np.clip(of_truth, SMALLEST_PROBABILITY, 1.0)))
+    of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    # Subtracting from zero turns the -0.0 of a certain prediction into 0.0.
+    return np.asarray(0.0 - np.log(np.clip(of_label, SMALLEST_PROBABILITY, 1.0)))
 
 
 def worst_mistakes(probabilities: Array, labels: Array, count: int) -> Array:
-    """Indices of the up to ``count`` wrongly answered images of largest loss, worst first, int (k,)."""
+    """Indices of the up to ``count`` wrongly predicted images of largest loss, worst first, int (k,)."""
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     order = np.argsort(-losses(probabilities[wrong], labels[wrong]), kind="stable")
     return wrong[order[:count]]
 
 
 def true_class_ranks(probabilities: Array, labels: Array) -> Array:
-    """How many classes stand before the true one in each ranking, int (n,): 0 is a right answer."""
+    """How many classes stand before the true one in each ranking, int (n,): 0 is a correct prediction."""
     order = np.argsort(-probabilities, axis=1, kind="stable")
     return np.asarray((order == labels[:, None]).argmax(axis=1))
 
 
-def confusion_matrix(answers: Array, labels: Array, classes: int) -> Array:
-    """Count the images of each class by the answer they got, int64 (classes, classes) [truth][answer]."""
-    cells = labels.astype(np.int64) * classes + answers
+def confusion_matrix(predictions: Array, labels: Array, classes: int) -> Array:
+    """Count the images of each class by their predicted class, int64 (classes, classes) [label][prediction]."""
+    cells = labels.astype(np.int64) * classes + predictions
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 
 
 def class_scores(confusion: Array) -> tuple[ClassScore, ...]:
-    """Precision, recall, F1 and support of every class of a confusion matrix [truth][answer]."""
+    """Precision, recall, F1 and support of every class of a confusion matrix [label][prediction]."""
     hits = confusion.diagonal()
-    answered, support = confusion.sum(axis=0), confusion.sum(axis=1)
-    precision = hits / np.maximum(answered, 1)
+    predicted, support = confusion.sum(axis=0), confusion.sum(axis=1)
+    precision = hits / np.maximum(predicted, 1)
     recall = hits / np.maximum(support, 1)
-    f1 = 2 * hits / np.maximum(answered + support, 1)
+    f1 = 2 * hits / np.maximum(predicted + support, 1)
     columns = zip(precision.tolist(), recall.tolist(), f1.tolist(), support.tolist(), strict=True)
     return tuple(ClassScore(*row) for row in columns)
 
 
 def confused_pairs(confusion: Array) -> tuple[ConfusedPair, ...]:
-    """The up to ten most frequent kinds of mistake in a confusion matrix [truth][answer]."""
+    """The up to ten most frequent kinds of mistake in a confusion matrix [label][prediction]."""
     mistakes = confusion - np.diag(confusion.diagonal())
     support = confusion.sum(axis=1)
     pairs = []
     for cell in np.argsort(-mistakes, axis=None, kind="stable")[:CONFUSED_PAIRS]:
-        truth, answer = divmod(int(cell), len(confusion))
-        number = int(mistakes[truth, answer])
+        label, prediction = divmod(int(cell), len(confusion))
+        number = int(mistakes[label, prediction])
         if number:
-            pairs.append(ConfusedPair(truth, answer, number, number / int(support[truth])))
+            pairs.append(ConfusedPair(label, prediction, number, number / int(support[label])))
     return tuple(pairs)
 
 
@@ -169,12 +169,12 @@ def wilson_interval(successes: int, n: int) -> Interval:
     return low, high
 
 
-def reliability_bins(confidence: Array, right: Array) -> tuple[ReliabilityBin, ...]:
-    """Group answers by confidence into 15 equally wide bins.
+def reliability_bins(confidence: Array, correct: Array) -> tuple[ReliabilityBin, ...]:
+    """Group predictions by confidence into 15 equally wide bins.
 
     Args:
-        confidence: float (n,), the probability given to each answer.
-        right: bool (n,), whether the answer was true.
+        confidence: float (n,), the probability of each prediction.
+        correct: bool (n,), whether the prediction was.
     """
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     # float32 rows may reach a hair above 1 and would fall out of the last bin.
@@ -189,7 +189,7 @@ def reliability_bins(confidence: Array, right: Array) -> tuple[ReliabilityBin, .
                 high=float(edges[index + 1]),
                 count=number,
                 confidence=float(confidence[inside].mean(dtype=np.float64)) if number else None,
-                accuracy=float(right[inside].mean()) if number else None,
+                accuracy=float(correct[inside].mean()) if number else None,
             )
         )
     return tuple(bins)
@@ -216,15 +216,15 @@ def fit_temperature(log_probabilities: Array, labels: Array) -> float:
 
     Returns:
         T within 0.05..20; above 1 the network was overconfident. 1 where no temperature changes anything,
-        or where the least is the best, as of few images that are all answered rightly: they do not tell how
-        certain an answer may be.
+        or where the least is the best, as of few images that are all predicted correctly: they do not tell
+        how certain a prediction may be.
     """
     scores = np.maximum(log_probabilities.astype(np.float64), math.log(SMALLEST_PROBABILITY))
     scores -= scores.max(axis=1, keepdims=True)
-    mean_of_truth = scores[np.arange(len(labels)), labels].mean()
+    mean_of_label = scores[np.arange(len(labels)), labels].mean()
 
     def slope(sharpness: float) -> float:
-        return float((softmax(scores * sharpness) * scores).sum(axis=1).mean() - mean_of_truth)
+        return float((softmax(scores * sharpness) * scores).sum(axis=1).mean() - mean_of_label)
 
     low, high = (math.log(1 / limit) for limit in reversed(TEMPERATURE_LIMITS))
     if np.ptp(scores) == 0 or slope(math.exp(high)) <= 0:

@@ -1,6 +1,6 @@
-"""The ways to show answers on stdout: JSON, JSON lines, CSV, and for people a table or thumbnails.
+"""The ways to show predictions on stdout: JSON, JSON lines, CSV, and for people a table or thumbnails.
 
-Each function shows all answers as they come, and returns how many pictures could not be read.
+Each function shows all outcomes as they come, and returns how many pictures could not be read.
 """
 
 import csv
@@ -17,124 +17,135 @@ from cifarcnn.prediction.picturefiles import Failure
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from cifarcnn.prediction.prediction import Answer, Answers, Prediction
+    from cifarcnn.prediction.predict import Outcome, Prediction, Predictions
 
-WIDEST_NAME = 48
+WIDEST_NAME, WIDEST_CLASS = 48, 24
 BAR = 20
-"""Characters of a bar that stands for certainty."""
+"""Characters of a bar that stands for a probability of 1."""
 
-NONE_OF_THE_TEN = "probably none of the ten"
+OOD = "probably none of the classes"
 
 
-def show_json(answers: "Answers", threshold: float | None) -> int:
-    """Write one document when all images are answered."""
-    everything = [(not isinstance(answer, Failure), _document(answer, threshold)) for answer in answers]
-    errors = [document for answered, document in everything if not answered]
+def show_json(predictions: "Predictions", threshold: float | None) -> int:
+    """Write one document when all pictures are done."""
+    outcomes = [(isinstance(outcome, Failure), _document(outcome, threshold)) for outcome in predictions]
+    errors = [document for failed, document in outcomes if failed]
     console.emit_json(
         {
             "schema": 1,
-            "model": console.text(answers.model.name),
-            "predictions": [document for answered, document in everything if answered],
+            "model": console.text(predictions.model.name),
+            "classes": list(predictions.classes),
+            "predictions": [document for failed, document in outcomes if not failed],
             "errors": errors,
         }
     )
     return len(errors)
 
 
-def show_lines(answers: "Answers", threshold: float | None) -> int:
-    """Write one JSON object per line, as the answers come."""
+def show_lines(predictions: "Predictions", threshold: float | None) -> int:
+    """Write one JSON object per line, as the predictions come."""
     failed = 0
-    for answer in answers:
-        document = _document(answer, threshold)
+    for outcome in predictions:
+        document = _document(outcome, threshold)
         failed += "error" in document
         sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
         sys.stdout.flush()
     return failed
 
 
-def _document(answer: "Answer", threshold: float | None) -> dict[str, Any]:
-    """Give an answer as JSON shows it."""
-    if isinstance(answer, Failure):
-        return {"path": console.text(answer.path), "error": console.text(answer.error)}
-    top = [{"class": ranked.label, "probability": ranked.probability} for ranked in answer.top]
-    document = {"path": console.text(answer.path), **top[0], "top": top}
+def _document(outcome: "Outcome", threshold: float | None) -> dict[str, Any]:
+    """Return an outcome as JSON shows it."""
+    if isinstance(outcome, Failure):
+        return {"path": console.text(outcome.path), "error": console.text(outcome.error)}
+    top = [{"class": ranked.label, "probability": ranked.probability} for ranked in outcome.top]
+    best = {"prediction": top[0]["class"], "probability": top[0]["probability"]}
+    document = {"path": console.text(outcome.path), **best, "top": top}
     if threshold is not None:
-        document["unsure"] = answer.is_unsure(threshold)
-    document["ood_score"] = answer.ood_score
-    if answer.is_ood is not None:
-        document["is_ood"] = answer.is_ood
-    if answer.explained:
-        document["explained"] = console.text(str(answer.explained))
+        document["unsure"] = outcome.is_unsure(threshold)
+    document["ood_score"] = outcome.ood_score
+    if outcome.is_ood is not None:
+        document["is_ood"] = outcome.is_ood
+    if outcome.explained:
+        document["explained"] = console.text(str(outcome.explained))
     return document
 
 
-def show_csv(answers: "Answers", threshold: float | None) -> int:
-    """Write a row per image, the runners-up in columns of their own."""
+def show_csv(predictions: "Predictions", threshold: float | None) -> int:
+    """Write a row per picture, each class in columns of its own."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    places = ("", *(f"_{place}" for place in range(2, answers.top_k + 1)))
-    ranks = [f"{column}{place}" for place in places for column in ("class", "probability")]
+    places = ("", *(f"_{place}" for place in range(2, predictions.top_k + 1)))
+    ranks = [f"{column}{place}" for place in places for column in ("prediction", "probability")]
     unsure = [] if threshold is None else ["unsure"]
     writer.writerow(["path", "error", *unsure, *ranks, "ood_score", "is_ood"])
     empty = [""] * (len(unsure + ranks) + 2)
     failed = 0
-    for answer in answers:
-        if isinstance(answer, Failure):
+    for outcome in predictions:
+        if isinstance(outcome, Failure):
             failed += 1
-            writer.writerow([console.text(answer.path), console.text(answer.error), *empty])
+            writer.writerow([console.text(outcome.path), console.text(outcome.error), *empty])
             continue
-        doubt = [] if threshold is None else [int(answer.is_unsure(threshold))]
-        cells = [cell for ranked in answer.top for cell in (ranked.label, f"{ranked.probability:.6f}")]
-        none = "" if answer.is_ood is None else int(answer.is_ood)
-        writer.writerow([console.text(answer.path), "", *doubt, *cells, f"{answer.ood_score:.6f}", none])
+        doubt = [] if threshold is None else [int(outcome.is_unsure(threshold))]
+        cells = [cell for ranked in outcome.top for cell in (ranked.label, f"{ranked.probability:.6f}")]
+        none = "" if outcome.is_ood is None else int(outcome.is_ood)
+        writer.writerow([console.text(outcome.path), "", *doubt, *cells, f"{outcome.ood_score:.6f}", none])
     return failed
 
 
-def _marks(answer: "Prediction", threshold: float | None) -> list[str]:
-    """Say in words what is doubtful about an answer."""
-    return ["unsure"] * answer.is_unsure(threshold) + [NONE_OF_THE_TEN] * bool(answer.is_ood)
+def _marks(outcome: "Prediction", threshold: float | None) -> list[str]:
+    """Say in words what is doubtful about a prediction."""
+    return ["unsure"] * outcome.is_unsure(threshold) + [OOD] * bool(outcome.is_ood)
 
 
-def show_table(answers: "Answers", threshold: float | None) -> int:
+def _padded(label: str, width: int) -> str:
+    """A class's name in so many columns; longer names stay whole."""
+    shown = console.printable(label)
+    return shown + " " * (width - cell_len(shown))
+
+
+def show_table(predictions: "Predictions", threshold: float | None) -> int:
     """Print a line per image for people."""
-    names = [console.printable(path) for path in answers.paths]
+    names = [console.printable(path) for path in predictions.paths]
     width = min(WIDEST_NAME, max(map(cell_len, names)))
+    widest = min(WIDEST_CLASS, max(10, *map(cell_len, predictions.classes)))
     failed = 0
-    for name, answer in zip(names, answers, strict=True):
-        if isinstance(answer, Failure):
+    for name, outcome in zip(names, predictions, strict=True):
+        if isinstance(outcome, Failure):
             failed += 1
-            line = f"[red]cannot be read: {escape(console.printable(answer.error))}[/]"
+            line = f"[red]cannot be read: {escape(console.printable(outcome.error))}[/]"
         else:
-            best, *others = answer.top
-            marks = _marks(answer, threshold)
-            runners_up = ", ".join(f"{other.label} {other.probability:.1%}" for other in others)
+            best, *others = outcome.top
+            marks = _marks(outcome, threshold)
+            runners_up = ", ".join(
+                f"{escape(console.printable(other.label))} {other.probability:.1%}" for other in others
+            )
             style = "yellow" if marks else "bold"
-            line = f"[{style}]{best.label:<10}[/] {best.probability:>6.1%}  {runners_up}"
+            line = f"[{style}]{escape(_padded(best.label, widest))}[/] {best.probability:>6.1%}  {runners_up}"
             line += f"  [yellow]{', '.join(marks)}[/]" if marks else ""
         gap = " " * (2 + max(0, width - cell_len(name)))
         console.stdout.print(f"{escape(name + gap)}{line}", soft_wrap=True)
     return failed
 
 
-def show_thumbnails(answers: "Answers", threshold: float | None) -> int:
-    """Print a small picture per image, and its answer beside it."""
+def show_thumbnails(predictions: "Predictions", threshold: float | None) -> int:
+    """Print a small picture per image, and its classes beside it."""
     from rich.text import Text
 
     from cifarcnn.cli import halfblocks
 
     failed = 0
     width = console.stdout.width - halfblocks.COLUMNS - 2
-    for answer in answers:
-        words = [Text(console.printable(answer.path), "bold")]
-        if isinstance(answer, Failure):
+    for outcome in predictions:
+        words = [Text(console.printable(outcome.path), "bold")]
+        if isinstance(outcome, Failure):
             failed += 1
-            words.append(Text(f"cannot be read: {console.printable(answer.error)}", "red"))
+            words.append(Text(f"cannot be read: {console.printable(outcome.error)}", "red"))
             thumbnail = []
         else:
-            thumbnail = halfblocks.lines(answer.pixels)
-            marks = _marks(answer, threshold)
+            thumbnail = halfblocks.lines(outcome.pixels)
+            marks = _marks(outcome, threshold)
             words += [
                 _bar(ranked.label, ranked.probability, "yellow" if marks else "green")
-                for ranked in answer.top
+                for ranked in outcome.top
             ]
             words.append(Text(", ".join(marks), "yellow"))
         for place in range(max(len(words), len(thumbnail))):
@@ -152,7 +163,7 @@ def _bar(label: str, probability: float, style: str) -> "Text":
 
     filled = round(probability * BAR)
     bar = Text("━" * filled, style) + Text("━" * (BAR - filled), "bright_black")
-    return Text(f"{label:<10} {probability:>6.1%} ") + bar
+    return Text(f"{_padded(label, 10)} {probability:>6.1%} ") + bar
 
 
 WAYS = {

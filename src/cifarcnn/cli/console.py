@@ -39,6 +39,9 @@ class Stderr(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
+# Rich would print nothing at all in no columns.
+if os.environ.get("COLUMNS") == "0":
+    del os.environ["COLUMNS"]
 # Else Rich would make a picture of ``:cat:`` in a file name.
 stdout = Console(highlight=False, emoji=False)
 stderr = Stderr(stderr=True, highlight=False, emoji=False)

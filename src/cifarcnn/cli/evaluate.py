@@ -10,19 +10,22 @@ from rich.table import Table
 from rich.text import Text
 
 from cifarcnn.cli import console
-from cifarcnn.cli.options import images_option, json_option
-from cifarcnn.data.cifar10 import CLASSES
+from cifarcnn.cli.options import images_option, json_option, precision_option
 from cifarcnn.models.modelfile import BATCH_SIZE, display_name
 from cifarcnn.wording import percent
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cifarcnn.evaluation.comparison import Comparison
-    from cifarcnn.evaluation.evaluation import Evaluation
+    from cifarcnn.evaluation.evaluate import Evaluation
+    from cifarcnn.evaluation.precisions import Precision
+    from cifarcnn.evaluation.robustness import Robustness
     from cifarcnn.metrics import Interval, Metrics
 
 
-CONFUSION_WIDTH = 70
-"""Columns of a terminal: 60 for the ten classes, and a class's name."""
+MATRIX_CLASSES, TABLE_CLASSES = 12, 40
+"""Up to so many classes the matrix is printed, and all rows of the table per class."""
 
 
 @click.command(epilog="Example: cifarcnn evaluate pretrained --tta --report measured")
@@ -30,9 +33,8 @@ CONFUSION_WIDTH = 70
 @click.option(
     "--split",
     type=click.Choice(["test", "validation"]),
-    default="test",
-    show_default=True,
-    help="On the test images, or on the images that the model's training held out.",
+    help="On the test images (default), or on validation images: the folder's own, else those held out by the "
+    "model's training.",
 )
 @click.option(
     "--batch-size",
@@ -43,13 +45,33 @@ CONFUSION_WIDTH = 70
     help="Images per step; changes the speed, and of the figures the last digits at most.",
 )
 @images_option
-@click.option("--tta", is_flag=True, help="Also average the answers over mirror images and small shifts.")
+@click.option("--tta", is_flag=True, help="Also average over mirror images and small shifts.")
+@precision_option
+@click.option(
+    "--corruptions",
+    is_flag=True,
+    help="Measure one MODEL on corrupted images instead, as CIFAR-10-C has them (Hendrycks and Dietterich 2019).",
+)
+@click.option(
+    "--severity",
+    "severities",
+    metavar="N",
+    type=click.IntRange(1, 5),
+    multiple=True,
+    help="With --corruptions: 1 to 5; may be repeated. Default: all.",
+)
+@click.option(
+    "--limit",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="With --corruptions: take N images, in equal shares of all classes. Default: all.",
+)
 @click.option(
     "--figures",
     metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Draw one MODEL's confusion matrix, reliability diagram, worst mistakes, samples, filters into DIR."
-    " Replaces existing files.",
+    help="Draw one MODEL's confusion matrix, reliability diagram, worst mistakes, samples, filters (with "
+    "--corruptions: corruptions.png) into DIR. Replaces existing files.",
 )
 @click.option(
     "--report",
@@ -70,10 +92,14 @@ CONFUSION_WIDTH = 70
 def evaluate(
     *,
     models: tuple[Path, ...],
-    split: str,
+    split: str | None,
     batch_size: int,
     path: Path | None,
     tta: bool,
+    precision: "Precision",
+    corruptions: bool,
+    severities: tuple[int, ...],
+    limit: int | None,
     figures: Path | None,
     report: Path | None,
     worst: int,
@@ -81,23 +107,37 @@ def evaluate(
 ) -> None:
     """Measure a MODEL on the test images, or on pictures of your own.
 
-    MODEL is a .keras file, an exported model, a run directory, which stands for its best model, or
-    'pretrained', the model that comes with the program. One that was not made by cifarcnn must take raw pixels, 0 to 255,
-    and end in probabilities of the ten classes in CIFAR-10's order. Several models are compared with the
-    first one, image by image. Pictures of your own stand in a folder of folders that are named for their
-    classes (airplane, car, bird, ...); a folder with two such folders, train and test, will do as well.
+    MODEL is a .keras file, a LiteRT file, a run directory, which stands for its best model, or 'pretrained',
+    the model that comes with the program. One that was not made by cifarcnn must take raw pixels, 0 to 255,
+    and end in probabilities. Several models are compared with the first one, image by image. Pictures of your
+    own stand in a folder of folders that are named for classes of the model; a folder with such folders
+    below train, val or test will do as well.
     """
-    if (figures or report) and len(models) > 1:
+    if len(models) > 1 and (figures or report or corruptions):
         raise click.UsageError(
-            f"--figures and --report show one model, but {len(models)} were given; evaluate them one by one"
+            f"--figures, --report and --corruptions show one model, but {len(models)} were given; evaluate "
+            "them one by one"
         )
-    from cifarcnn.evaluation import evaluation
+    if corruptions:
+        if tta or report or precision != "float32":
+            raise click.UsageError("--corruptions cannot be given with --tta, --report or --precision auto")
+        _corruptions(models[0], split, path, severities, limit, batch_size, figures, as_json)
+        return
+    if severities or limit:
+        raise click.UsageError("--severity and --limit belong to --corruptions; add it")
+    from cifarcnn.evaluation import evaluate as evaluation
     from cifarcnn.figures import presentation
 
     with console.Display() as on_event:
         results = [
             evaluation.evaluate(
-                model, split=split, data=path, batch_size=batch_size, tta=tta, on_event=on_event
+                model,
+                split=split,
+                data=path,
+                batch_size=batch_size,
+                tta=tta,
+                precision=precision,
+                on_event=on_event,
             )
             for model in models
         ]
@@ -118,6 +158,66 @@ def evaluate(
         console.note(f"wrote {presentation.write_report(results[0], report, worst)}")
 
 
+def _corruptions(
+    model: Path,
+    split: str | None,
+    path: Path | None,
+    severities: tuple[int, ...],
+    limit: int | None,
+    batch_size: int,
+    figures: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure one model on corrupted images."""
+    from cifarcnn.evaluation import robustness
+
+    with console.Display() as on_event:
+        result = robustness.evaluate_corruptions(
+            model,
+            split=split,
+            data=path,
+            severities=severities or robustness.SEVERITIES,
+            limit=limit,
+            batch_size=batch_size,
+            on_event=on_event,
+        )
+    if as_json:
+        console.emit_json(result.as_document())
+    else:
+        _show_robustness(result)
+    if figures:
+        from cifarcnn.figures import robustness as chart
+
+        console.note(f"wrote {chart.write(result, figures)}")
+
+
+def _show_robustness(result: "Robustness") -> None:
+    """Print accuracy by corruption and severity, then the means and calibration errors."""
+    from cifarcnn.evaluation.corruptions import MISSING
+
+    show = console.stdout.print
+    name, source = (escape(console.printable(text)) for text in (display_name(result.model), result.source))
+    show(f"[bold]{name}[/] on {result.n:,} corrupted {result.split} images from {source}", soft_wrap=True)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("accuracy at severity", no_wrap=True)
+    for heading in (*map(str, result.severities), "mean", "ECE"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for corruption in dict.fromkeys(score.corruption for score in result.scores):
+        scores = [score for score in result.scores if score.corruption == corruption]
+        accuracy, ece = (
+            sum(values) / len(scores) for values in ([s.accuracy for s in scores], [s.ece for s in scores])
+        )
+        cells = (f"{share:.1%}" for share in (*(score.accuracy for score in scores), accuracy, ece))
+        table.add_row(corruption.replace("_", " "), *cells)
+    table.add_section()
+    accuracies, errors = zip(*(result.mean(it) for it in (*result.severities, None)), strict=True)
+    table.add_row("mean", *(f"{share:.1%}" for share in (*accuracies, errors[-1])), style="bold")
+    table.add_row("calibration error", *(f"{share:.1%}" for share in errors), "")
+    console.stdout.print(table, crop=False)
+    clean = f"{percent(result.clean.accuracy)} accuracy, {percent(result.clean.ece)} calibration error (ECE)"
+    show(f"\nclean images: {clean}\nmissing of CIFAR-10-C: {', '.join(MISSING)}")
+
+
 def _show(result: "Evaluation") -> None:
     """Print the figures of one model for people."""
     show = console.stdout.print
@@ -125,19 +225,25 @@ def _show(result: "Evaluation") -> None:
     source = escape(console.printable(result.images.source))
     show(f"[bold]{name}[/] on {result.metrics.n:,} {result.split} images from {source}", soft_wrap=True)
     show(_summary(result))
-    show("\n[bold]Per class[/]")
-    show(_per_class(result.metrics))
-    show("\n[bold]Confusion matrix[/]: rows are true classes, columns answers")
-    show(_confusion(result.metrics), crop=False)
+    classes = [console.printable(name) for name in result.classes]
+    shown = sorted(range(len(classes)), key=lambda label: result.metrics.per_class[label].f1)
+    few = len(classes) <= TABLE_CLASSES
+    note = "" if few else f": the {TABLE_CLASSES // 2} of lowest F1 of {len(classes)}; --json has all"
+    show(f"\n[bold]Per class[/]{note}")
+    labels = range(len(classes)) if few else shown[: TABLE_CLASSES // 2]
+    show(_per_class(result.metrics, classes, labels))
+    if len(classes) <= MATRIX_CLASSES:
+        show("\n[bold]Confusion matrix[/]: rows are true classes, columns predictions")
+        show(_confusion(result.metrics, classes), crop=False)
     if result.metrics.most_confused:
         show("\n[bold]Most confused[/]")
-        for pair in result.metrics.most_confused[:5]:
-            mistake = f"{CLASSES[pair.truth]} taken for {CLASSES[pair.answer]}"
-            show(f"  {mistake:<32}{pair.count:>6,}   {percent(pair.share, 1)} of its class")
+        for pair in result.metrics.most_confused[: 5 if len(classes) <= MATRIX_CLASSES else None]:
+            mistake = escape(f"{classes[pair.label]} taken for {classes[pair.prediction]}")
+            show(f"  {mistake:<32}{pair.count:>6,}   {percent(pair.share)} of its class")
 
 
 def _summary(result: "Evaluation") -> Table:
-    from cifarcnn.evaluation import evaluation
+    from cifarcnn.evaluation import evaluate as evaluation
 
     figures = result.metrics
     rows = [
@@ -155,7 +261,11 @@ def _summary(result: "Evaluation") -> Table:
             f"{percent(figures.ece)} with {before}, {percent(result.uncalibrated.ece)} without",
         )
     if result.ood_false_positive_rate is not None:
-        rows.append(("false alarms", f"{percent(result.ood_false_positive_rate)} marked as none of the ten"))
+        rows.append(
+            ("false positives", f"{percent(result.ood_false_positive_rate)} marked as out of distribution")
+        )
+    if result.differing is not None:
+        rows.append((result.precision, f"{result.differing:,} predictions differ from float32"))
     rows += [(evaluation.VIEWS[name], _accuracy(averaged)) for name, averaged in result.averaged.items()]
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
     for row in rows:
@@ -163,43 +273,49 @@ def _summary(result: "Evaluation") -> Table:
     return table
 
 
-def _per_class(figures: "Metrics") -> Table:
+def _per_class(figures: "Metrics", classes: "Sequence[str]", labels: "Sequence[int]") -> Table:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("class")
     for heading in ("precision", "recall", "F1", "images"):
         table.add_column(heading, justify="right")
-    for name, score in zip(CLASSES, figures.per_class, strict=True):
+    for label in labels:
+        score = figures.per_class[label]
         shares = (percent(share) for share in (score.precision, score.recall, score.f1))
-        table.add_row(name, *shares, f"{score.support:,}")
+        table.add_row(escape(classes[label]), *shares, f"{score.support:,}")
     return table
 
 
-def _confusion(figures: "Metrics") -> Table:
-    """The matrix in ``CONFUSION_WIDTH`` columns: answers are headed by the first five letters of their class.
+def _confusion(figures: "Metrics", classes: "Sequence[str]") -> Table:
+    """The matrix: predictions are headed by the first five letters of their class.
 
-    Mistakes that befall at least 5 % of a class stand out by colour and weight. A terminal that is narrower
+    Mistakes that befall at least 5% of a class stand out by colour and weight. A terminal that is narrower
     breaks the lines, but no column is left out.
     """
-    width = CONFUSION_WIDTH if console.stdout.width < CONFUSION_WIDTH else None
-    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=0, width=width)
+    least = 6 * len(classes) + 10
+    table = Table(
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=0,
+        width=least if console.stdout.width < least else None,
+    )
     table.add_column("", no_wrap=True)
-    for name in CLASSES:
-        table.add_column(name[:5], justify="right", no_wrap=True, min_width=5)
-    for truth, row in enumerate(figures.confusion.tolist()):
+    for name in classes:
+        table.add_column(escape(name[:5]), justify="right", no_wrap=True, min_width=5)
+    for label, row in enumerate(figures.confusion.tolist()):
         cells = []
-        for answer, count in enumerate(row):
-            if answer == truth:
+        for prediction, count in enumerate(row):
+            if prediction == label:
                 style = "green"
             else:
                 style = "bold red" if count and count >= 0.05 * sum(row) else "dim"
             cells.append(Text(str(count) if count else "·", style))
-        table.add_row(CLASSES[truth], *cells)
+        table.add_row(escape(classes[label]), *cells)
     return table
 
 
 def _show_comparison(results: list["Evaluation"], comparisons: list["Comparison"]) -> None:
     """Print several models side by side, then each one's difference from the first."""
-    from cifarcnn.evaluation import evaluation
+    from cifarcnn.evaluation import evaluate as evaluation
 
     show = console.stdout.print
     show(f"{len(results)} models on the same {results[0].metrics.n:,} {results[0].split} images")
@@ -231,7 +347,7 @@ def _show_comparison(results: list["Evaluation"], comparisons: list["Comparison"
         low, high = (100 * bound for bound in other.interval)
         change = f"{100 * other.difference:+.2f} points"
         show(f"\n{number} against 1: {change} (95 % interval {low:+.2f} to {high:+.2f})")
-        show(f"  right in {number} alone: {other.only_second:,}; right in 1 alone: {other.only_first:,}")
+        show(f"  correct in {number} alone: {other.only_second:,}; correct in 1 alone: {other.only_first:,}")
         show(f"  McNemar's exact test: p = {other.p_value:.2g}")
 
 
@@ -240,4 +356,4 @@ def _accuracy(figures: "Metrics") -> str:
 
 
 def _interval(interval: "Interval") -> str:
-    return f"{100 * interval[0]:.2f} to {100 * interval[1]:.2f} %"
+    return f"{percent(interval[0])} to {percent(interval[1])}"

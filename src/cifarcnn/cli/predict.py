@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cifarcnn.cli import answers as shown
-from cifarcnn.cli import console
-from cifarcnn.cli.options import complete_file, form_options
+from cifarcnn.cli import answers, console
+from cifarcnn.cli.options import complete_file, form_options, precision_option
 from cifarcnn.data.images import DEFAULT_RESIZE, RESIZES, Resize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cifarcnn.evaluation.precisions import Precision
     from cifarcnn.figures.sheet import Sheet
-    from cifarcnn.prediction.prediction import Answer
+    from cifarcnn.prediction.predict import Outcome
 
 MOST_THUMBNAILS = 24
 """A table of more pictures than this is wanted short."""
@@ -34,10 +34,10 @@ MOST_THUMBNAILS = 24
 @click.option(
     "--top-k",
     metavar="N",
-    type=click.IntRange(1, 10),
+    type=click.IntRange(min=1),
     default=3,
     show_default=True,
-    help="How many classes to name for each image.",
+    help="How many classes to name for each image, at most all.",
 )
 @click.option(
     "--resize",
@@ -47,12 +47,21 @@ MOST_THUMBNAILS = 24
     help="How an image becomes 32x32; crop: its middle square; fit: all, on neutral ground; squash: all, out "
     "of proportion.",
 )
+@click.option(
+    "--views",
+    type=click.Choice(["1", "2", "4"]),
+    default="4",
+    show_default=True,
+    help="Average over so many views. 2: the image and its mirror image; 4: both of the middle square as well; "
+    "1: exactly what evaluate counts.",
+)
+@precision_option
 @click.option("--recursive", is_flag=True, help="Take the images in and below directories.")
 @click.option(
     "--threshold",
     metavar="F",
     type=click.FloatRange(0, 1),
-    help="Mark answers of a lower probability as unsure. Default: mark none.",
+    help="Mark predictions of a lower probability as unsure. Default: mark none.",
 )
 @click.option(
     "--output",
@@ -79,6 +88,8 @@ def predict(
     model: Path | None,
     top_k: int,
     resize: Resize,
+    views: str,
+    precision: "Precision",
     recursive: bool,
     threshold: float | None,
     output: Path | None,
@@ -86,17 +97,17 @@ def predict(
     no_thumbnails: bool,
     form: str | None,
 ) -> None:
-    """Say what pictures show.
+    """Predict what images show.
 
     IMAGE is a file, a directory (with --recursive), a pattern like 'photos/*.jpg', or - for standard input.
     Transparent images are laid over white; of an animation the first frame counts. An image that cannot be
     read does not stop the others, and makes the exit code 1.
 
-    Where the model knows its limit, an image is marked as probably showing none of the ten classes if its
-    probabilities are spread wider (by their entropy, 0 to 1) than those of 95 % of the validation images.
-    The mark misses many such images: its absence proves nothing.
+    Where the model has a threshold, an image is marked as probably none of the classes if its probabilities
+    are spread wider (by their entropy, 0 to 1) than those of 95% of the validation images. The mark misses
+    many such images: its absence proves nothing.
     """
-    from cifarcnn.prediction import prediction
+    from cifarcnn.prediction import predict as prediction
 
     if threshold is not None and math.isnan(threshold):
         raise click.BadParameter("expected a number from 0 to 1, but it is nan", param_hint="--threshold")
@@ -105,39 +116,41 @@ def predict(
 
         sheet.check(output)
     form = form or ("thumbnails" if not no_thumbnails and _shows_colours() else "table")
-    # Answers that appear on the terminal are progress enough.
+    # Predictions that appear on the terminal are progress enough.
     seen = form != "json" and console.stdout.is_terminal
     with console.Display(pictures=not seen) as on_event:
-        answers = prediction.predict(
+        predictions = prediction.predict(
             images,
             model=model,
             top_k=top_k,
             resize=resize,
+            views=int(views),
+            precision=precision,
             recursive=recursive,
             look=prediction.LOOK_TO_EXPLAIN if explain else prediction.LOOK_FOR_SHEET if output else None,
             on_event=on_event,
         )
         if output:
-            sheet.check_apart(output, answers.paths)
-        stream: Iterator[Answer] = iter(answers)
+            sheet.check_apart(output, predictions.paths)
+        stream: Iterator[Outcome] = iter(predictions)
         if explain:
             from cifarcnn.figures import explanation
 
-            places = sheet.places(output, len(answers.paths)) if output else ()
-            explanation.check_apart(explain, answers.paths, places)
-            stream = explanation.drawn(stream, answers.model, explain, resize)
+            places = sheet.places(output, len(predictions.paths)) if output else ()
+            explanation.check_apart(explain, predictions.paths, places)
+            stream = explanation.drawn(stream, predictions.model, explain, resize)
         if output:
-            title = console.printable(answers.model.name)
-            pages = sheet.Sheet(output, title, len(answers.paths), top_k, threshold)
+            title = console.printable(predictions.model.name)
+            pages = sheet.Sheet(output, title, len(predictions.paths), top_k, threshold)
             stream = pages.drawn(stream)
-        if form == "thumbnails" and len(answers.paths) > MOST_THUMBNAILS:
+        if form == "thumbnails" and len(predictions.paths) > MOST_THUMBNAILS:
             form = "table"
-        failed = shown.WAYS[form](dataclasses.replace(answers, stream=stream), threshold)
+        failed = answers.WAYS[form](dataclasses.replace(predictions, stream=stream), threshold)
     if output:
         _tell_pages(pages)
     if failed:
         if form in ("table", "thumbnails"):
-            console.note(f"{failed:,} of {len(answers.paths):,} images could not be read")
+            console.note(f"{failed:,} of {len(predictions.paths):,} images could not be read")
         context.exit(1)
 
 

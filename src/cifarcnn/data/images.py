@@ -11,7 +11,7 @@ import io
 import struct
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
@@ -80,7 +80,16 @@ def read(source: Path | bytes, resize: Resize = DEFAULT_RESIZE) -> Bytes:
     Raises:
         ImageError: it is no readable picture; the text says why, and leaves naming the file to the caller.
     """
-    return _decoded(source, lambda picture: _to_array(picture, resize))
+    return read_framings(source, (resize,))[0]
+
+
+def read_framings(source: Path | bytes, resizes: Sequence[Resize]) -> Bytes:
+    """Read a picture once and make it square in several ways; uint8 (len(resizes), 32, 32, 3).
+
+    Raises:
+        ImageError: as ``read``.
+    """
+    return _decoded(source, lambda picture: _to_array(picture, resizes))
 
 
 def look(source: Path | bytes, longest: int) -> "Image.Image":
@@ -171,15 +180,14 @@ def _formats(data: bytes) -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _to_array(picture: "Image.Image", resize: Resize) -> Bytes:
+def _to_array(picture: "Image.Image", resizes: Sequence[Resize]) -> Bytes:
     """Decode, convert, scale and turn upright an opened picture."""
     # Three times what is needed leaves the filter enough.
-    return np.asarray(_upright(_sparing(picture, lambda it: _to_square(it, resize), 3 * SIDE), picture))
+    squares = _sparing(picture, lambda it: [_to_square(it, resize) for resize in resizes], 3 * SIDE)
+    return np.stack([np.asarray(_upright(square, picture)) for square in squares])
 
 
-def _sparing(
-    picture: "Image.Image", scale: Callable[["Image.Image"], "Image.Image"], needed: int
-) -> "Image.Image":
+def _sparing(picture: "Image.Image", scale: Callable[["Image.Image"], Result], needed: int) -> Result:
     """Decode a picture of bearable size and scale it down, large ones one at a time."""
     if picture.width * picture.height > MOST_PIXELS:
         raise ImageError(

@@ -1,1 +1,1 @@
-"""Measuring models on labelled images, and comparing them. Read ``evaluation`` first."""
+"""Evaluation of models on labelled images, and their comparison. Read ``evaluate`` first."""

@@ -1,6 +1,6 @@
 """Two models on the same images: the paired difference, its interval, and whether it could be chance.
 
-It knows nothing but which images each got right. The figures of a single model stand in ``metrics``.
+It knows nothing but which images each predicted correctly. The figures of a single model stand in ``metrics``.
 """
 
 import math
@@ -14,7 +14,7 @@ class Comparison:
     """Two models on the same ``n`` images.
 
     ``difference`` is the second's accuracy minus the first's, ``interval`` its 95 % interval;
-    ``only_first`` and ``only_second`` count the images that one of them alone got right; ``p_value`` is
+    ``only_first`` and ``only_second`` count the images that one of them alone predicted correctly; ``p_value`` is
     that of McNemar's exact test.
     """
 
@@ -26,20 +26,20 @@ class Comparison:
     p_value: float
 
 
-def compare(first_right: Array, second_right: Array) -> Comparison:
+def compare(first_correct: Array, second_correct: Array) -> Comparison:
     """Compare two models on the same images.
 
     Args:
-        first_right: bool (n,), which images the first model got right.
-        second_right: bool (n,), the same of the second.
+        first_correct: bool (n,), which images the first model predicted correctly.
+        second_correct: bool (n,), the same of the second.
 
     Returns:
         The paired difference with its interval (after Bonett and Price, which holds for few
         disagreements too) and the p-value of McNemar's exact test.
     """
-    n = len(first_right)
-    only_first = int((first_right & ~second_right).sum())
-    only_second = int((second_right & ~first_right).sum())
+    n = len(first_correct)
+    only_first = int((first_correct & ~second_correct).sum())
+    only_second = int((second_correct & ~first_correct).sum())
     gain, loss = (only_second + 1) / (n + 2), (only_first + 1) / (n + 2)
     half = Z95 * math.sqrt((gain + loss - (gain - loss) ** 2) / (n + 2))
     return Comparison(

@@ -1,10 +1,9 @@
-"""How little a picture looks like any of the ten classes: a score, and the limit above which it is said.
+"""Out-of-distribution score: how little a picture looks like any of the classes that a model knows.
 
-A network that knows ten classes names one of them for any picture. The score is the entropy of its calibrated
-probabilities, divided by that of ten equal ones: 0 when one class is certain, 1 when none is likelier than
-another. The limit is the score that 5 % of the validation images exceed, so that one of twenty pictures of
-the ten classes is marked. Of pictures that show something else only some are: the mark says that an answer
-means little, its absence does not say that it means much.
+The score is the entropy of the calibrated probabilities, divided by its largest value, the logarithm of the
+number of classes: 0 when one class is certain, 1 when all are equally likely. The limit is the score that
+5 % of the validation images exceed. Of pictures that show something else only some exceed it: the mark says
+that a prediction means little, its absence proves nothing.
 """
 
 import math
@@ -21,14 +20,14 @@ KEY = "none_threshold"
 """The limit's name in a model's metadata."""
 
 FALSE_POSITIVE_RATE = 0.05
-"""The share of validation images that a training's limit marks, though each shows one of the ten."""
+"""The share of validation images above a model's limit, though each shows one of the classes."""
 
 
 def scores(probabilities: Array) -> Array:
     """Score pictures, 0 (one class is certain) to 1 (all are as likely).
 
     Args:
-        probabilities: float (n, 10), calibrated where the model knows its temperature.
+        probabilities: float (n, classes), calibrated where the model knows its temperature.
 
     Returns:
         float64 (n,).
@@ -41,7 +40,7 @@ def fit_limit(probabilities: Array) -> float:
     """Find the limit that marks 5 % of these images.
 
     Args:
-        probabilities: float (n, 10), calibrated, of images of the ten classes that no weight was fitted to.
+        probabilities: float (n, classes), calibrated, of images of the classes that no weight was fitted to.
     """
     return float(np.quantile(scores(probabilities), 1 - FALSE_POSITIVE_RATE))
 

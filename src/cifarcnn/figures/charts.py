@@ -175,7 +175,7 @@ def _number_cells(axes: Any, confusion: Array, shares: Array, theme: Theme) -> N
 def _list_confused(axes: Any, confusion: Array, classes: Sequence[str]) -> None:
     """List the most confused pairs of classes."""
     pairs = [
-        f"{_short(classes[pair.truth])} → {_short(classes[pair.answer])}\n"
+        f"{_short(classes[pair.label])} → {_short(classes[pair.prediction])}\n"
         f"    {counted(pair.count, 'image')}, {percent(pair.share, 1)} of its class"
         for pair in metrics.confused_pairs(confusion)
     ]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from cifarcnn.prediction.prediction import Answer, Prediction
+    from cifarcnn.prediction.predict import Outcome, Prediction
 
 OUTLINED = 8
 """Pixels of a side of the patch whose strongest effect is outlined and stated."""
@@ -162,7 +162,7 @@ def _places(directory: Path) -> "Callable[[str], Path]":
     return lambda picture: directory / f"{unique(names.stem(picture))}-explained.png"
 
 
-def drawn(answers: "Iterable[Answer]", model: Model, directory: Path, resize: Resize) -> "Iterator[Answer]":
+def drawn(answers: "Iterable[Outcome]", model: Model, directory: Path, resize: Resize) -> "Iterator[Outcome]":
     """Hand predictions on, each naming in ``explained`` the file that its occlusion map was drawn into.
 
     Args:

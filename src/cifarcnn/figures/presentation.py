@@ -23,7 +23,7 @@ from cifarcnn.runs.run import RunDirectory, resume_command
 from cifarcnn.wording import percent
 
 if TYPE_CHECKING:
-    from cifarcnn.evaluation.evaluation import Evaluation
+    from cifarcnn.evaluation.evaluate import Evaluation
 
 WORST = 20
 Facts = dict[str, Mapping[str, Any]]
@@ -256,7 +256,7 @@ def _stored_facts(metadata: dict[str, Any]) -> Facts:
 
 def _measured_facts(evaluation: "Evaluation") -> dict[str, Any]:
     """Return what the headline of the page leaves out."""
-    from cifarcnn.evaluation.evaluation import VIEWS
+    from cifarcnn.evaluation.evaluate import VIEWS
 
     def brief(figures: Metrics) -> str:
         return f"accuracy {percent(figures.accuracy)}, loss {figures.loss:.4f}"

@@ -107,7 +107,7 @@ def _measured(subject: Subject, worst: int) -> dict[str, Any]:
     numbered = len(classes) <= charts.SOME_CLASSES
     mistakes = metrics.worst_mistakes(subject.probabilities, subject.labels, worst).tolist()
     cells = _cells(
-        subject, None if numbered else {(pair.truth, pair.answer) for pair in figures.most_confused}
+        subject, None if numbered else {(pair.label, pair.prediction) for pair in figures.most_confused}
     )
     embedded = sorted({*mistakes, *(index for cell in cells.values() for index in cell)})
     rows = max(1, math.ceil(len(embedded) / SPRITE_COLUMNS))

@@ -16,7 +16,7 @@ from cifarcnn.figures.style import LIGHT
 from cifarcnn.machine import files
 from cifarcnn.prediction import picturefiles
 from cifarcnn.prediction.picturefiles import Failure
-from cifarcnn.prediction.prediction import LOOK_FOR_SHEET
+from cifarcnn.prediction.predict import LOOK_FOR_SHEET
 from cifarcnn.wording import count
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from cifarcnn.prediction.prediction import Answer
+    from cifarcnn.prediction.predict import Outcome
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".pdf": "PDF"}
 BOX = LOOK_FOR_SHEET
@@ -95,7 +95,7 @@ class Sheet:
         self._pages: list[Image.Image] = []
         self._count = 0
 
-    def drawn(self, answers: "Iterable[Answer]") -> "Iterator[Answer]":
+    def drawn(self, answers: "Iterable[Outcome]") -> "Iterator[Outcome]":
         """Hand predictions on after drawing them; when they end, all pages are written.
 
         Args:
@@ -112,7 +112,7 @@ class Sheet:
                     self._finish_page()
             yield answer
 
-    def _tile(self, answer: "Answer") -> Tile:
+    def _tile(self, answer: "Outcome") -> Tile:
         name = Line(names.printable(answer.path), bold=True)
         if isinstance(answer, Failure):
             return Tile(f"cannot be read: {answer.error}", [name])

@@ -1,1 +1,1 @@
-"""What pictures show: pictures in, ranked classes out. Read ``prediction`` first."""
+"""Prediction of what pictures show. Read ``predict`` first."""

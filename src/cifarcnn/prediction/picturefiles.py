@@ -15,7 +15,7 @@ STANDARD_INPUT = "-"
 
 @dataclass(frozen=True)
 class Failure:
-    """A picture that got no answer, and the reason in one line."""
+    """A picture that could not be read, and the reason in one line."""
 
     path: str
     error: str

@@ -1,7 +1,6 @@
-"""Evaluation: run saved networks on test or validation images, gather their figures, compare them.
+"""Evaluation: run models on labelled images, gather their figures, compare them.
 
-The figures are computed in ``metrics`` and shown by ``figures.presentation``; opening models is left to
-``models.modelfile``, finding images to ``data.sources``. Only here are the test images asked about.
+The figures are computed in ``metrics`` and drawn by ``figures.presentation``.
 """
 
 import time
@@ -13,9 +12,8 @@ import numpy as np
 
 from cifarcnn import metrics
 from cifarcnn.data import cifar10, sources
-from cifarcnn.data.cifar10 import CLASSES
 from cifarcnn.errors import UsageError
-from cifarcnn.evaluation import comparison, ood
+from cifarcnn.evaluation import comparison, ood, precisions
 from cifarcnn.evaluation.comparison import Comparison
 from cifarcnn.events import Note, OnEvent, ignore
 from cifarcnn.metrics import Array, Metrics
@@ -31,14 +29,16 @@ VIEWS = {"flip": "with flip", "flip_shift": "with flip and shift"}
 class Evaluation:
     """One model on one set of images.
 
-    ``probabilities``, float (n, 10), and ``metrics`` are scaled by ``temperature`` where the model has one;
+    ``probabilities``, float (n, classes), and ``metrics`` are scaled by ``temperature`` where the model has one;
     ``uncalibrated`` then holds the figures without it, else None. ``averaged`` holds the figures of
     test-time augmentation by name, and is empty unless it was asked for. ``seconds`` is the time of the
     plain pass over all images, after the network was compiled. ``data`` is where the user said the images
     are, None if they were found. ``first_kernel`` is the colour kernel
     (height, width, 3, filters) of the first layer that has one, else None. ``metadata`` is what is stored
-    with the model, empty for a file that plain Keras wrote. ``ood_false_positive_rate`` is the share of the images
-    that ``predict`` would mark as probably none of the ten, all false alarms; None where the model has no limit.
+    with the model, empty for a file that plain Keras wrote. ``ood_false_positive_rate`` is the
+    share of the images that ``predict`` would mark as out of distribution; None where the model has no limit.
+    ``precision`` is that of the figures, and ``differing`` counts the predictions that float32 would change;
+    None where it is float32.
     """
 
     model: Path
@@ -54,6 +54,13 @@ class Evaluation:
     data: str | None
     first_kernel: Array | None
     ood_false_positive_rate: float | None
+    precision: str = "float32"
+    differing: int | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes, in the order of the probabilities."""
+        return self.images.classes
 
     @property
     def images_per_second(self) -> float:
@@ -67,12 +74,13 @@ class Evaluation:
             "schema": 1,
             "model": modelfile.display_name(self.model),
             "split": self.split,
+            "classes": list(self.classes),
             "n": figures.n,
             "accuracy": figures.accuracy,
             "loss": figures.loss,
             "per_class": [
                 {"class": name, **asdict(score)}
-                for name, score in zip(CLASSES, figures.per_class, strict=True)
+                for name, score in zip(self.classes, figures.per_class, strict=True)
             ],
             "confusion_matrix": figures.confusion.tolist(),
             "source": self.images.source,
@@ -82,7 +90,8 @@ class Evaluation:
             "ece": figures.ece,
             "reliability": [asdict(part) for part in figures.bins],
             "most_confused": [
-                {**asdict(pair), "truth": CLASSES[pair.truth], "answer": CLASSES[pair.answer]}
+                asdict(pair)
+                | {"label": self.classes[pair.label], "prediction": self.classes[pair.prediction]}
                 for pair in figures.most_confused
             ],
             "temperature": self.temperature,
@@ -91,6 +100,8 @@ class Evaluation:
             "tta": {name: _brief(averaged) for name, averaged in self.averaged.items()},
             "seconds": self.seconds,
             "images_per_second": self.images_per_second,
+            "precision": self.precision,
+            "differing_predictions": self.differing,
         }
 
 
@@ -107,56 +118,50 @@ def _brief(figures: Metrics) -> dict[str, Any]:
 def evaluate(
     model: str | Path,
     *,
-    split: str = "test",
+    split: str | None = None,
     data: str | Path | None = None,
     batch_size: int = modelfile.BATCH_SIZE,
     tta: bool = False,
+    precision: precisions.Precision = "float32",
     on_event: OnEvent = ignore,
 ) -> Evaluation:
     """Measure a model on labelled images.
 
     Args:
-        model: a ``.keras`` file, an exported model, or a run directory, which stands for its best model.
-        split: "test", or "validation" for the images that the model's own training held out.
+        model: a ``.keras`` file, a LiteRT file, or a run directory, which stands for its best model.
+        split: "test", or "validation": the folder's own validation images, else those that the model's
+            training held out. None means "test", unless the data has validation images alone.
         data: where the data set is, or a folder of class-named folders of pictures; None looks in the usual
             places and downloads if need be.
         batch_size: images per step, at least 1.
         tta: also average over a flip, and over flips and shifts, of every image.
+        precision: ``float32``, or ``auto`` for bfloat16 where the hardware computes it natively.
         on_event: receives notes and the progress of a download.
 
     Raises:
-        UsageError: the split is unknown, or the model has no validation images, or these are not among the
-            data.
-        ModelError: the model cannot be opened, or answers with numbers that are not finite.
+        UsageError: the split is unknown, the model has no validation images or these are not among the data,
+            or the data has classes that the model does not know.
+        ModelError: the model cannot be opened, or its outputs are not finite.
         DataError: the data set cannot be had.
     """
-    if split not in MEASURABLE:
-        raise UsageError(f"there is no split {split!r}; expected one of: {', '.join(MEASURABLE)}")
+    split = choose_split(split, data, on_event)
     if batch_size < 1:
-        raise UsageError(f"the batch size is {batch_size}; expected 1 or more")
+        raise UsageError(f"--batch-size is {batch_size}; expected 1 or more")
     path = modelfile.resolve(Path(model))
-    # The metadata is read first: a wrong request fails before the seconds that loading a network takes.
-    held_out = _held_out(path) if split == "validation" else None
-    loaded = modelfile.load(path)
+    loaded, images = load(path, split, data, on_event)
     limit = ood.limit(loaded.metadata, path)
-    images = _load_images(path, held_out, data, on_event)
-    on_event(Note(loaded.inference()))
-    for text in loaded.warnings:
-        on_event(Note(f"warning: {text}"))
-    if modelfile.trained_on(loaded.metadata) == images.sha256():
-        on_event(Note("warning: the model was trained on these very images: the figures flatter it"))
-    # The first whole step, and one of the rest, compile the network, which is no part of its speed.
-    loaded.probabilities(images.images[:batch_size], batch_size)
-    loaded.probabilities(images.images[: len(images) % batch_size], batch_size)
-    start = time.perf_counter()
-    plain = loaded.probabilities(images.images, batch_size)
-    seconds = time.perf_counter() - start
-    loaded.checked(plain)
+    lower = precisions.lower(loaded, precision, on_event)
+    plain, seconds = _timed(lower or loaded, images.images, batch_size)
+    differing = None
+    if lower:
+        exact = loaded.checked(loaded.probabilities(images.images, batch_size))
+        differing = int((plain.argmax(axis=1) != exact.argmax(axis=1)).sum())
+        on_event(precisions.difference(differing, len(images)))
     temperature = loaded.temperature
     if temperature is not None and split == "validation":
-        figures = "calibration error" if limit is None else "calibration error and false alarms"
+        figures = "calibration error" if limit is None else "calibration error and false positives"
         on_event(Note(f"the model was calibrated on these images: their {figures} flatter it"))
-    views = _augmented_views(loaded, images.images, plain, batch_size) if tta else {}
+    views = _augmented_views(lower or loaded, images.images, plain, batch_size) if tta else {}
     probabilities = loaded.calibrated(plain)
     return Evaluation(
         model=path,
@@ -175,7 +180,58 @@ def evaluate(
         data=None if data is None else str(data),
         first_kernel=_first_kernel(loaded),
         ood_false_positive_rate=None if limit is None else float((ood.scores(probabilities) > limit).mean()),
+        precision="bfloat16" if lower else "float32",
+        differing=differing,
     )
+
+
+def choose_split(split: str | None, data: str | Path | None, on_event: OnEvent) -> str:
+    """Return the split to measure.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    if split is None:
+        found = sources.splits(data)
+        split = "validation" if "validation" in found and "test" not in found else "test"
+        if split != "test":
+            on_event(Note(f"{data} has no test images; measuring its validation images"))
+    if split not in MEASURABLE:
+        raise UsageError(f"there is no split {split!r}; expected one of: {', '.join(MEASURABLE)}")
+    return split
+
+
+def load(
+    path: Path, split: str, data: str | Path | None, on_event: OnEvent
+) -> tuple[modelfile.Model, cifar10.Images]:
+    """Open a model and the images to measure it on, whose labels are positions in the model's classes.
+
+    Raises:
+        UsageError, ModelError, DataError: as ``evaluate``.
+    """
+    # A wrong request should fail before the seconds that loading a network takes.
+    held_out = None
+    if split == "validation" and "validation" not in sources.splits(data):
+        held_out = _held_out(path)
+    loaded = modelfile.load(path)
+    images = _load_images(loaded, split, held_out, data, on_event)
+    on_event(Note(loaded.inference()))
+    for text in loaded.warnings:
+        on_event(Note(f"warning: {text}"))
+    if modelfile.trained_on(loaded.metadata) == images.sha256():
+        on_event(Note("warning: the model was trained on these very images: the figures flatter it"))
+    return loaded, images
+
+
+def _timed(model: modelfile.Model, images: Array, batch_size: int) -> tuple[Array, float]:
+    """Ask a model about images; its probabilities and how many seconds that took."""
+    # The first whole step, and one of the rest, compile the network, which is no part of its speed.
+    model.probabilities(images[:batch_size], batch_size)
+    model.probabilities(images[: len(images) % batch_size], batch_size)
+    start = time.perf_counter()
+    probabilities = model.probabilities(images, batch_size)
+    seconds = time.perf_counter() - start
+    return model.checked(probabilities), seconds
 
 
 def _held_out(path: Path) -> HeldOut:
@@ -194,16 +250,16 @@ def _held_out(path: Path) -> HeldOut:
 
 
 def _load_images(
-    path: Path, held_out: HeldOut | None, data: str | Path | None, on_event: OnEvent
+    model: modelfile.Model, split: Split, held_out: HeldOut | None, data: str | Path | None, on_event: OnEvent
 ) -> cifar10.Images:
-    """The test images, or those of the training images that were held out."""
+    """The images of a split, or those of the training images that were held out."""
     if held_out is None:
-        return sources.load("test", data=data, on_event=on_event)
-    train = sources.load("train", data=data, on_event=on_event)
+        return sources.load(split, data, on_event, classes=model.classes)
+    train = sources.load("train", data, on_event, classes=model.classes)
     if train.sha256() != held_out.sha256:
         raise UsageError(
-            f"the model {path} was trained on other images than those of {train.source}, so its validation "
-            "images are not among them; give the data it was trained on with --data"
+            f"the model {model.path} was trained on other images than those of {train.source}, so its "
+            "validation images are not among them; give the data it was trained on with --data"
         )
     return held_out.among(train)
 
@@ -215,7 +271,7 @@ def _augmented_views(
 
     "flip" is the mean of an image and its mirror image. "flip_shift" gives that mean half the weight, and a
     quarter each to the same mean of the image shifted by one pixel down and right, and up and left; the
-    border is filled by reflection. The results (n, 10) are not normalised.
+    border is filled by reflection. The results (n, classes) are not normalised.
     """
 
     def mean_with_mirror(view: Array, scores: Array) -> Array:

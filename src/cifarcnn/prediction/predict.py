@@ -1,6 +1,6 @@
-"""Pictures in, ranked classes out: finding the pictures and the model, and streaming batches through it.
+"""Prediction: picture files in, ranked classes out, in batches.
 
-How a picture is read stands in ``data.images``, how one asks a model in ``models.modelfile``.
+How a picture is read stands in ``data.images``, how a model is asked in ``models.modelfile``.
 """
 
 import itertools
@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from cifarcnn import metrics
 from cifarcnn.data import images
-from cifarcnn.data.cifar10 import CLASSES, Bytes
-from cifarcnn.data.images import Resize
+from cifarcnn.data.cifar10 import Bytes
+from cifarcnn.data.images import RESIZES, Resize
 from cifarcnn.errors import ImageError, UsageError, reason
-from cifarcnn.evaluation import ood
+from cifarcnn.evaluation import ood, precisions
 from cifarcnn.events import Note, OnEvent, PicturesDone, ignore
+from cifarcnn.metrics import Array
 from cifarcnn.models import modelfile, modelguard, pretrained
 from cifarcnn.models.modelfile import Model
 from cifarcnn.prediction.picturefiles import STANDARD_INPUT, Failure, expand
@@ -30,13 +32,29 @@ if TYPE_CHECKING:
     from PIL import Image
 
 READERS = min(4, os.cpu_count() or 1)
-"""Threads that decode pictures; Pillow leaves Python's lock while it does."""
+"""Threads that decode pictures; Pillow releases Python's lock meanwhile."""
 
 LOOK_FOR_SHEET, LOOK_TO_EXPLAIN = 200, 1600
 """Pixels of a side of the copies that are kept of pictures to be drawn."""
 
 LOOKS = 128 << 20
 """Bytes that the copies of one batch's pictures may take."""
+
+VIEWS = (1, 2, 4)
+"""How many views of a picture may be averaged; ``framings`` says which."""
+
+DEFAULT_VIEWS = 4
+
+
+def framings(resize: Resize, views: int) -> tuple[Resize, ...]:
+    """Return the ways in which a picture is made square for so many views.
+
+    One view is the picture made square by ``resize``; two are that and its mirror image; four add both of
+    the middle square (``crop``), or, where that is ``resize`` itself, of the whole picture (``squash``).
+    """
+    if views < 4:
+        return (resize,)
+    return (resize, "squash" if resize == "crop" else "crop")
 
 
 @dataclass(frozen=True)
@@ -54,9 +72,9 @@ class Prediction:
     Args:
         path: the picture.
         top: its most probable classes, the best first.
-        ood_score: how little it looks like any of the ten classes; see ``evaluation.ood``.
-        is_ood: whether it probably shows none of them; None where the model knows no limit.
-        pixels: uint8 (32, 32, 3), what the network saw.
+        ood_score: how little it looks like any of the classes; see ``evaluation.ood``.
+        is_ood: whether it probably shows none of them; None where the model has no limit.
+        pixels: uint8 (32, 32, 3), what the network saw in the first view.
         picture: a copy for people, upright RGB at its own proportions; kept with ``look`` alone.
         explained: the file that shows what mattered, where ``explanation.drawn`` drew one.
     """
@@ -74,93 +92,112 @@ class Prediction:
         return threshold is not None and self.top[0].probability < threshold
 
 
-Answer = Prediction | Failure
+Outcome = Prediction | Failure
 
 
 @dataclass(frozen=True)
-class Answers:
-    """The answers to one call of ``predict``. Iterating does the work, in batches, once.
+class Predictions:
+    """The outcomes of one call of ``predict``. Iterating does the work, in batches, once.
 
     Args:
-        model: the model that answers.
-        paths: the pictures, in the order of their answers.
+        model: the model that predicts.
+        paths: the pictures, in the order of their outcomes.
         top_k: how many classes each prediction names.
-        stream: one answer for each of ``paths``.
+        stream: one outcome for each of ``paths``.
     """
 
     model: Model
     paths: tuple[str, ...]
     top_k: int
-    stream: Iterator[Answer]
+    stream: Iterator[Outcome]
 
-    def __iter__(self) -> Iterator[Answer]:
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes that the model knows."""
+        return self.model.classes
+
+    def __iter__(self) -> Iterator[Outcome]:
         return self.stream
 
 
 def predict(
-    paths: Iterable[str | Path],
+    paths: str | Path | Iterable[str | Path],
     *,
     model: str | Path | Model | None = None,
     top_k: int = 3,
     resize: Resize = images.DEFAULT_RESIZE,
+    views: int = DEFAULT_VIEWS,
+    precision: precisions.Precision = "float32",
     recursive: bool = False,
     batch_size: int = modelfile.BATCH_SIZE,
     look: int | None = None,
     on_event: OnEvent = ignore,
-) -> Answers:
-    """Say what pictures show.
+) -> Predictions:
+    """Predict what pictures show.
 
     Args:
-        paths: files, directories (with ``recursive``), patterns such as ``photos/*.jpg``, ``-`` for one
-            picture on standard input.
-        model: a model file, a run directory, or an opened model; ``default_model()`` without it.
-        top_k: how many classes to name for each picture, 1 to 10.
+        paths: one or several files, directories (with ``recursive``), patterns such as ``photos/*.jpg``, or
+            ``-`` for a picture on standard input.
+        model: a model file, a run directory, or an opened model; by default ``default_model()``.
+        top_k: how many classes to name for each picture; at most all that the model knows.
         resize: how pictures of other proportions become square: ``squash``, ``fit`` or ``crop``.
+        views: over how many views of each picture to average: 1, 2 or 4; see ``framings``. With 1, test
+            images get exactly the predictions that ``evaluate`` counts.
+        precision: ``float32``, or ``auto`` for bfloat16 where the hardware computes it natively.
         recursive: take the pictures in and below directories.
-        batch_size: pictures per step. The default gives, of the same pictures in the same order, exactly the
-            answers that evaluation counts.
+        batch_size: pictures per step.
         look: keep a copy of each picture for people, of at most so many pixels a side.
-        on_event: told which model was chosen, and after each picture how many are answered.
+        on_event: told which model was chosen, and after each picture how many are done.
 
     Returns:
-        The answers, computed as they are iterated over. A picture that cannot be read becomes a ``Failure``
-        in its place.
+        The predictions, computed as they are iterated over. A picture that cannot be read becomes a
+        ``Failure`` in its place.
 
     Raises:
         UsageError: a setting is impossible, or no picture was named.
         ModelError: there is no usable model.
     """
-    if not 1 <= top_k <= len(CLASSES):
-        raise UsageError(f"top-k is {top_k}; expected 1 to {len(CLASSES)}")
+    if top_k < 1:
+        raise UsageError(f"--top-k is {top_k}; expected 1 or more")
     if batch_size < 1:
-        raise UsageError(f"the batch size is {batch_size}; expected 1 or more")
-    if resize not in images.RESIZES:
-        raise UsageError(f"resize is {resize!r}; expected one of {', '.join(images.RESIZES)}")
-    sources = [source for path in paths for source in expand(os.fspath(path), recursive)]
+        raise UsageError(f"--batch-size is {batch_size}; expected 1 or more")
+    if resize not in RESIZES:
+        raise UsageError(f"--resize is {resize!r}; expected one of {', '.join(RESIZES)}")
+    if views not in VIEWS:
+        raise UsageError(f"--views is {views}; expected one of {', '.join(map(str, VIEWS))}")
+    named = [paths] if isinstance(paths, str | Path) else paths
+    sources = [source for path in named for source in expand(os.fspath(path), recursive)]
     if not sources:
         raise UsageError("no picture was named; give files, directories or - for standard input")
     if not isinstance(model, Model):
-        model = modelfile.load(default_model(on_event) if model is None else Path(model))
+        model = modelfile.load(default_model(on_event) if model is None else model)
         on_event(Note(model.inference()))
         for text in model.warnings:
             on_event(Note(f"warning: {text}"))
     names = tuple(source.path if isinstance(source, Failure) else source for source in sources)
     if look:
         batch_size = min(batch_size, max(modelguard.SMALLEST_BATCH, LOOKS // (3 * look * look)))
-    work = _Work(model, top_k, resize, batch_size, look, ood.limit(model.metadata, model.path))
-    return Answers(model, names, top_k, _stream(sources, work, on_event))
+    lower = precisions.lower(model, precision, on_event)
+    limit = ood.limit(model.metadata, model.path)
+    work = _Work(
+        model, lower, min(top_k, len(model.classes)), resize, views, batch_size, look, limit, on_event
+    )
+    return Predictions(model, names, work.top_k, _stream(sources, work))
 
 
 @dataclass(frozen=True)
 class _Work:
-    """The settings of one call of ``predict``; ``limit`` is the model's limit on the outsider score."""
+    """The settings of one call of ``predict``; ``lower`` is the model in lower precision, if asked for."""
 
     model: Model
+    lower: Model | None
     top_k: int
     resize: Resize
+    views: int
     batch_size: int
     look: int | None
     limit: float | None
+    on_event: OnEvent
 
 
 def default_model(on_event: OnEvent = ignore) -> Path:
@@ -179,27 +216,34 @@ def default_model(on_event: OnEvent = ignore) -> Path:
     return pretrained.PATH
 
 
-def _stream(sources: list[str | Failure], work: _Work, on_event: OnEvent) -> Iterator[Answer]:
-    """Answer in order, decoding one batch while the network works on the batch before it."""
+def _stream(sources: list[str | Failure], work: _Work) -> Iterator[Outcome]:
+    """Predict in order, decoding one batch while the network works on the batch before it."""
     remaining = iter(sources)
-    done = 0
+    done = differing = 0
     pool = ThreadPoolExecutor(READERS)
     try:
         batch = _submit(pool, remaining, work)
         while batch:
             following = _submit(pool, remaining, work)
-            for answer in _answer(batch, work):
-                yield answer
+            outcomes = [pending if isinstance(pending, Failure) else pending.result() for pending in batch]
+            read = [outcome for outcome in outcomes if isinstance(outcome, _Read)]
+            rows, changed = _probabilities(read, work)
+            differing += changed
+            predictions = _ranked(read, rows, work)
+            for outcome in outcomes:
+                yield outcome if isinstance(outcome, Failure) else next(predictions)
                 done += 1
-                on_event(PicturesDone(done, len(sources)))
+                work.on_event(PicturesDone(done, len(sources)))
             batch = following
     finally:
         pool.shutdown(cancel_futures=True)
+    if work.lower:
+        work.on_event(precisions.difference(differing, done))
 
 
 @dataclass(frozen=True)
 class _Read:
-    """A picture that could be read: what the network sees of it, and the copy for people."""
+    """A picture that could be read: its framings, uint8 (n, 32, 32, 3), and the copy for people."""
 
     path: str
     pixels: Bytes
@@ -207,7 +251,7 @@ class _Read:
 
 
 Pending = list["Future[_Read | Failure] | Failure"]
-"""Pictures to be, and those that have failed already."""
+"""Pictures that are being read, and those that have failed already."""
 
 
 def _submit(pool: ThreadPoolExecutor, sources: Iterator[str | Failure], work: _Work) -> Pending:
@@ -247,27 +291,37 @@ def _read(path: str, data: bytes | None, work: _Work) -> _Read | Failure:
     """Read one picture, from its content or, without it, from its file."""
     try:
         data = images.content(Path(path)) if data is None else images.checked_size(data)
-        return _Read(
-            path, images.read(data, work.resize), images.look(data, work.look) if work.look else None
-        )
+        pixels = images.read_framings(data, framings(work.resize, work.views))
+        return _Read(path, pixels, images.look(data, work.look) if work.look else None)
     except ImageError as problem:
         return Failure(path, str(problem))
 
 
-def _answer(batch: Pending, work: _Work) -> Iterator[Answer]:
-    """Ask the network about a batch, and put the failures where their pictures stood."""
-    outcomes = [pending if isinstance(pending, Failure) else pending.result() for pending in batch]
-    predictions = _rank([outcome for outcome in outcomes if isinstance(outcome, _Read)], work)
-    for outcome in outcomes:
-        yield outcome if isinstance(outcome, Failure) else next(predictions)
-
-
-def _rank(read: list[_Read], work: _Work) -> Iterator[Prediction]:
-    """Name the most probable classes of each picture, calibrated where the model knows its temperature."""
+def _probabilities(read: list[_Read], work: _Work) -> tuple[Array, int]:
+    """Ask the network about a batch: probabilities (n, classes), and how many are otherwise in float32."""
     if not read:
-        return
+        return np.empty((0, len(work.model.classes)), np.float32), 0
     pixels = np.stack([one.pixels for one in read])
-    rows = work.model.checked(work.model.probabilities(pixels, work.batch_size))
+    rows = _averaged(work.model, pixels, work)
+    if work.lower is None:
+        return rows, 0
+    lower = _averaged(work.lower, pixels, work)
+    return lower, int((lower.argmax(axis=1) != rows.argmax(axis=1)).sum())
+
+
+def _averaged(model: Model, pixels: Bytes, work: _Work) -> Array:
+    """Average the log-probabilities over the views of pictures (n, framings, 32, 32, 3)."""
+    views = [pixels[:, framing] for framing in range(pixels.shape[1])]
+    if work.views > 1:
+        views += [view[:, :, ::-1] for view in views]
+    rows = [model.checked(model.probabilities(view, work.batch_size)) for view in views]
+    if len(rows) == 1:
+        return rows[0]
+    return metrics.softmax(np.mean([metrics.log_probabilities(row) for row in rows], axis=0))
+
+
+def _ranked(read: list[_Read], rows: Array, work: _Work) -> Iterator[Prediction]:
+    """Name the most probable classes of each picture, calibrated where the model has a temperature."""
     # Ranked before calibration, whose rounding could make two classes equal.
     order = np.argsort(-rows, axis=1, kind="stable")[:, : work.top_k]
     rows = work.model.calibrated(rows)
@@ -275,9 +329,9 @@ def _rank(read: list[_Read], work: _Work) -> Iterator[Prediction]:
     for one, row, labels, score in zip(read, rows, order, scores, strict=True):
         yield Prediction(
             one.path,
-            tuple(Ranked(CLASSES[label], float(row[label])) for label in labels),
+            tuple(Ranked(work.model.classes[label], float(row[label])) for label in labels),
             score,
             None if work.limit is None else score > work.limit,
-            one.pixels,
+            one.pixels[0],
             one.picture,
         )
