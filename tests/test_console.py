@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from cifarcnn.prediction.prediction import Answers
 from click.testing import CliRunner
 
 import fakes
@@ -16,6 +15,7 @@ from cifarcnn.cli.main import cli
 from cifarcnn.models import exporting
 from cifarcnn.models.summaries import Layer, Summary
 from cifarcnn.prediction.picturefiles import Failure
+from cifarcnn.prediction.predict import Answers
 
 BAD, SHOWN = "\x1b[2J[red]x", r"\x1b[2J[red]x"
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cifarcnn.prediction.prediction import Failure, Prediction
 from PIL import Image, ImageDraw
 
 import fakes

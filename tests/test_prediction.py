@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cifarcnn.prediction.prediction import Failure, Prediction, predict
 from PIL import Image
 
 import fakes
@@ -16,10 +15,11 @@ import models
 from cifarcnn.data import sources
 from cifarcnn.data.cifar10 import CLASSES
 from cifarcnn.errors import ModelError, UsageError
-from cifarcnn.evaluation import evaluation
+from cifarcnn.evaluation import evaluate as evaluation
 from cifarcnn.events import Event, Note, PicturesDone
 from cifarcnn.models import modelfile, pretrained
 from cifarcnn.prediction import picturefiles, prediction
+from cifarcnn.prediction.predict import Failure, Prediction, predict
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,10 @@ from cifarcnn import architectures
 from cifarcnn.cli.main import cli
 from cifarcnn.data import sources
 from cifarcnn.errors import ModelError
-from cifarcnn.evaluation import evaluation
+from cifarcnn.evaluation import evaluate as evaluation
 from cifarcnn.figures import presentation
 from cifarcnn.models import exporting, modelfile, pretrained
-from cifarcnn.prediction import prediction
+from cifarcnn.prediction import predict as prediction
 
 pytestmark = exports.QUIET_CONVERTERS
 
