@@ -2,7 +2,7 @@
 
     python benchmarks/box.py runs/20261121-033456-vgg2-fast-seed0
 
-It exports the run's best model with float16 kernels, measures the result on the test images, plain and over
+It exports the run's best model with float16 weights, measures the result on the test images, plain and over
 mirrored and shifted views, and writes model.tflite, with its provenance inside, and its checksum to the
 package's directory ``models/pretrained_model``. For maintainers, from a source tree: commit what it writes.
 """
@@ -91,7 +91,7 @@ def main() -> None:
     from cifarcnn.evaluation import evaluation
     from cifarcnn.events import Event, Note
     from cifarcnn.machine import files
-    from cifarcnn.models import conversion, exported, exporting, pretrained
+    from cifarcnn.models import exporting, litert, modelfile, pretrained
 
     def tell(event: Event) -> None:
         if isinstance(event, Note):
@@ -103,13 +103,13 @@ def main() -> None:
             given.run, "litert", output=draft, half=True, data=given.data, on_event=tell
         )
         measured = evaluation.evaluate(draft, data=given.data, tta=True, on_event=tell)
-        metadata = exported.read_metadata(draft, "litert")
+        metadata = modelfile.read_metadata(draft)
         whole = draft.read_bytes()
         facts = provenance(given.run, export, measured)
     text = json.dumps({**metadata, "provenance": facts}, indent=1, sort_keys=True, allow_nan=False)
-    data = conversion.with_metadata(without_metadata(whole), text)
+    data = litert.with_metadata(without_metadata(whole), text)
     if len(data) > pretrained.LARGEST:
-        sys.exit(f"the model has {len(data):,} bytes; at most {pretrained.LARGEST:,} fit into the box")
+        sys.exit(f"the model has {len(data):,} bytes; at most {pretrained.LARGEST:,} fit into the package")
     given.into.mkdir(exist_ok=True)
     digest = hashlib.sha256(data).hexdigest()
     files.write_bytes(given.into / pretrained.PATH.name, data)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 
@@ -87,3 +88,47 @@ def plain_keras(path: Path, *, safe: bool = True) -> subprocess.CompletedProcess
         "print(json.dumps([model.predict_on_batch(images).tolist(), 'cifarcnn' in sys.modules]))\n"
     )
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+
+def old_config(network: keras.Model, *, channels_first: bool = False) -> dict[str, Any]:
+    """Describe a sequential network as Keras 2 did: without modules, the shape in the first layer.
+
+    With ``channels_first``, the layers between the input and Flatten say so; Flatten itself does not, as in
+    the first versions of Keras 2.
+    """
+    layers = []
+    for layer in network.layers:
+        config: dict[str, Any] = {}
+        for name, value in layer.get_config().items():
+            old = value
+            if isinstance(value, dict):  # initial values and the like; the data type, which was one word
+                old = "float32" if name == "dtype" else {"class_name": "Zeros", "config": {}}
+            config[name] = list(old) if isinstance(old, tuple) else old
+        if channels_first and "data_format" in config and type(layer).__name__ != "Flatten":
+            config["data_format"] = "channels_first"
+        if channels_first and "axis" in config and len(layer.output.shape) == 4:
+            config["axis"] = [1]
+        layers.append({"class_name": type(layer).__name__, "config": config})
+    shape = [None, 3, 32, 32] if channels_first else [None, 32, 32, 3]
+    layers[0]["config"]["batch_input_shape"] = shape
+    return {"class_name": "Sequential", "config": {"name": network.name, "layers": layers}}
+
+
+def old_weights(group: h5py.Group, network: keras.Model, *, channels_first: bool = False) -> None:
+    """Write a network's weights as Keras 2 did; the dense kernel after Flatten in the order of the pixels."""
+    group.attrs["layer_names"] = [layer.name.encode() for layer in network.layers]
+    group.attrs["keras_version"] = b"2.3.1"
+    shape: tuple[int, ...] = ()
+    for layer in network.layers:
+        place = group.create_group(layer.name)
+        arrays = {f"{layer.name}/{weight.name}:0": np.asarray(weight) for weight in layer.weights}
+        if channels_first and type(layer).__name__ == "Dense" and shape:
+            name = f"{layer.name}/kernel:0"
+            kernel = arrays[name].reshape(*shape, -1)
+            arrays[name] = kernel.transpose(2, 0, 1, 3).reshape(arrays[name].shape)
+            shape = ()
+        if type(layer).__name__ == "Flatten":
+            shape = layer.input.shape[1:]
+        place.attrs["weight_names"] = [name.encode() for name in arrays]
+        for name, array in arrays.items():
+            place[name] = array

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import cifarcnn
 
 README = Path(__file__).parents[1] / "README.md"
@@ -19,6 +21,7 @@ def example() -> str:
     return str(block)
 
 
+@pytest.mark.slow
 def test_the_example_makes_a_network_that_trains(tmp_path: Path, data_directory: Path) -> None:
     """Nothing but architectures.py is changed; the network is trained by default settings, and shown."""
     package = tmp_path / "source" / "cifarcnn"

@@ -33,7 +33,7 @@ def test_a_file_of_the_wrong_length_is_detected(tmp_path: Path, tiny: TinyData, 
     """Cut and lengthened files are damaged."""
     folder = tiny.write(tmp_path / "bin", tiny.files)
     (folder / "test_batch.bin").write_bytes((tiny.files["test_batch.bin"] + b"x")[:size])
-    with pytest.raises(DataError, match=r"test_batch.bin is damaged: it has .* bytes"):
+    with pytest.raises(DataError, match=rf"test_batch.bin is damaged: .* it has {size:,} bytes"):
         sources.load("test", folder, publication=tiny.publication)
 
 
@@ -55,6 +55,8 @@ def test_a_cache_that_cannot_be_written_is_an_error_with_a_remedy(
         ("linux", {"XDG_CACHE_HOME": "/xdg"}, "/xdg/cifarcnn"),
         ("linux", {}, "/home/me/.cache/cifarcnn"),
         ("darwin", {"XDG_CACHE_HOME": "/xdg"}, "/home/me/Library/Caches/cifarcnn"),
+        ("win32", {"LOCALAPPDATA": "/local"}, "/local/cifarcnn"),
+        ("win32", {}, "/home/me/AppData/Local/cifarcnn"),
     ],
 )
 def test_the_cache_is_where_the_platform_keeps_caches(
@@ -87,7 +89,7 @@ def test_who_waits_for_another_process_uses_its_result(
     with cache.lock(print):
         search.start()
         assert waiting.wait(20)
-        cache.install(locate(tmp_path / "archive"), tiny.publication, print)
+        cache.install(locate(tmp_path / "archive", tiny.publication), print)
     search.join(20)
     assert results == [sources.Found(isolated, f"cache {isolated}")]
 
@@ -98,7 +100,27 @@ def test_a_directory_of_other_things_may_be_the_cache(isolated: Path, tmp_path: 
         (isolated / name).mkdir(parents=True)
         (isolated / name / "mine.txt").write_text("mine")
     copy = tiny.write(tmp_path / "cifar-10-batches-py", tiny.pickles)
-    cache.install(locate(copy), tiny.publication, ignore)
+    cache.install(locate(copy, tiny.publication), ignore)
     with cache.workspace("npm"):
         pass
     assert [(isolated / name / "mine.txt").read_text() for name in ("incoming", "npm")] == ["mine", "mine"]
+
+
+@pytest.mark.parametrize("state", ["{", "[]", '{"a": 1}', "directory"])
+def test_what_was_converted_may_be_forgotten(
+    state: str, isolated: Path, tmp_path: Path, tiny: TinyData
+) -> None:
+    """A note of it that cannot be read is written anew, or done without."""
+    archive = tmp_path / "archive"
+    archive.write_bytes(tiny.binary_archive)
+    isolated.mkdir()
+    if state == "directory":
+        (isolated / cache.SEEN).mkdir()
+    else:
+        (isolated / cache.SEEN).write_text(state)
+    located = locate(archive, tiny.publication)
+    assert not cache.remembers(located)
+    cache.install(located, ignore)
+    assert cache.remembers(located) == (state != "directory")
+    archive.unlink()
+    assert not cache.remembers(located)

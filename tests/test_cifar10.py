@@ -38,6 +38,27 @@ def test_a_record_is_a_label_and_three_planes() -> None:
     assert images[0, 31, 30].tolist() == [1, 2, 30]
 
 
+def test_a_record_may_have_several_labels() -> None:
+    """CIFAR-100's have a coarse one and a fine one before the pixels."""
+    raw = bytes([3, 77]) + bytes([1]) * 1024 + bytes([2]) * 1024 + bytes([9]) * 1024
+    for label_byte, classes, expected in ((0, 20, 3), (1, 100, 77)):
+        images, labels = parse(raw, 2, label_byte, classes)
+        assert labels.tolist() == [expected]
+        assert images[0, 0, 0].tolist() == [1, 2, 9]
+    with pytest.raises(DataError, match="labels go from 0 to 19"):
+        parse(raw, 2, 1, 20)
+
+
+def test_some_of_the_images_keep_their_classes() -> None:
+    """Whatever is chosen, source and classes stay."""
+    images = Images(
+        np.zeros((3, 32, 32, 3), np.uint8), np.array([0, 1, 0]), "here", ("a", "b"), ("c.png: empty",)
+    )
+    some = images.at(np.array([2, 1]))
+    assert (some.labels.tolist(), some.classes, some.source) == ([0, 1], ("a", "b"), "here")
+    assert Images(images.images, images.labels).classes == cifar10.CLASSES
+
+
 @given(st.binary(max_size=2 * RECORD_BYTES))
 def test_other_bytes_are_refused_or_parsed(raw: bytes) -> None:
     """Any bytes are either refused with a DataError or are whole records that encode to themselves."""
@@ -96,8 +117,10 @@ def test_a_split_that_would_use_up_a_rare_class_is_refused() -> None:
     """With unequal classes the smallest one counts."""
     labels = np.array([0] * 50 + [1] * 2, np.uint8)
     assert np.bincount(labels[stratified_split(labels, 26, seed=0)[1]]).tolist() == [25, 1]
-    with pytest.raises(UsageError, match="automobile"):
+    with pytest.raises(UsageError, match="none of class 1 to"):
         stratified_split(labels, 45, seed=0)
+    with pytest.raises(UsageError, match="none of class dog to"):
+        stratified_split(labels, 45, seed=0, classes=("cat", "dog"))
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=10), st.floats(0, 0.4), st.integers(0, 2**40))

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifarcnn.architectures import ARCHITECTURES
-from cifarcnn.config import FIELDS, Settings, option, read_toml, resolution_of_epoch, resolve
+from cifarcnn.config import (
+    FIELDS,
+    Settings,
+    differing_from_recipe,
+    option,
+    read_toml,
+    resolution_of_epoch,
+    resolve,
+)
 from cifarcnn.errors import UsageError
 from cifarcnn.recipes import RECIPES, recipes_for
 
@@ -185,6 +193,12 @@ def test_any_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, c
         assert "\n" not in text
     else:
         resolve(settings)
+
+
+def test_what_is_not_the_recipes_is_found() -> None:
+    """By name; a value that the recipe has anyway is none."""
+    settings = resolve({"arch": "vgg2", "epochs": 10, "batch_size": 7, "seed": 3})
+    assert differing_from_recipe(settings) == {"batch_size", "seed"}
 
 
 def test_settings_do_not_change() -> None:

@@ -33,7 +33,7 @@ def server() -> Iterator[BadServer]:
 @pytest.fixture
 def archive() -> Archive:
     """CONTENT as published."""
-    return Archive("tiny.tar.gz", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
+    return Archive("tiny.tar.gz", len(CONTENT), f"sha256:{hashlib.sha256(CONTENT).hexdigest()}")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from cifarcnn import architectures, config, expectations
 from cifarcnn.data import cifar10
 from cifarcnn.events import Event, Note
 from cifarcnn.machine import devices
-from cifarcnn.models import heldout, summaries
+from cifarcnn.models import modelfile, summaries
 from cifarcnn.training import setup
 from conftest import Run
 
@@ -110,7 +110,7 @@ def test_an_expectation_is_told_of_the_published_images_alone() -> None:
     choice = devices.choose(devices.Hardware("tensorflow", "a processor", 2, frozenset(), (), None), "cpu")
     for checksum, told in ((cifar10.TRAINING_IMAGES_SHA256, 1), ("another", 0)):
         events: list[Event] = []
-        setup._tell(settings, choice, {heldout.TRAINED_ON: checksum}, None, events.append)
+        setup._tell(settings, choice, {modelfile.TRAINED_ON: checksum}, None, events.append)
         assert [event.text.startswith("expect ") for event in events if isinstance(event, Note)] == [
             True
         ] * told

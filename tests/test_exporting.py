@@ -8,23 +8,32 @@ import sys
 import zipfile
 from pathlib import Path
 
+import keras
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
+import tensorflow as tf
+from click.testing import CliRunner
 
 import exports
+import models
 from cifarcnn.cli.main import cli
 from cifarcnn.data import sources
 from cifarcnn.data.cifar10 import Images, stratified_split
 from cifarcnn.errors import ModelError, UsageError
 from cifarcnn.evaluation import evaluation
 from cifarcnn.events import Event, Note
-from cifarcnn.models import conversion, exporting, modelfile
-from cifarcnn.models.exported import GRAPH
-from cifarcnn.models.heldout import TRAINED_ON
-from cifarcnn.models.modelfile import Model
-from conftest import Run
+from cifarcnn.models import exporting, modelfile
+from cifarcnn.models.modelfile import SAVED_MODEL, TRAINED_ON, Model
 
-METADATA = {"arch": "modern", "classes": ["airplane"], "seed": 3, "temperature": 1.5, "val_size": 5000}
+METADATA = {
+    "arch": "modern",
+    "classes": [f"kind {n}" for n in range(10)],
+    "seed": 3,
+    "temperature": 1.5,
+    "val_size": 5000,
+}
 FORMATS = {"litert": "m.tflite", "onnx": "m.onnx", "saved-model": "m_saved_model"}
 pytestmark = exports.QUIET_CONVERTERS
 
@@ -53,15 +62,28 @@ def exported(folder: Path, data_directory: Path) -> dict[str, exporting.Export]:
     }
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_exports_answer_as_keras_does(
-    name: str, exported: dict[str, exporting.Export], keras_answers: np.ndarray
+def test_every_format_answers_as_keras_does(exported: dict[str, exporting.Export]) -> None:
+    """Each is compared on 500 images before it is written."""
+    for result in exported.values():
+        assert result.difference <= 1e-4
+        assert result.images == 500
+
+
+def test_other_runtimes_run_what_is_written(
+    exported: dict[str, exporting.Export], keras_answers: np.ndarray
 ) -> None:
-    """Every format opens as a model and agrees with Keras, and with itself in batches of any size."""
-    result = exported[name]
-    assert result.difference <= 1e-4
-    assert result.images == 500
-    model = modelfile.load(result.path)
+    """ONNX Runtime and TensorFlow, without this package, on raw pixels of any number of images."""
+    images = exports.IMAGES[:7].astype(np.float32)
+    session = onnxruntime.InferenceSession(exported["onnx"].path, providers=["CPUExecutionProvider"])
+    (rows,) = session.run(None, {session.get_inputs()[0].name: images})
+    np.testing.assert_allclose(rows, keras_answers[:7], atol=1e-4)
+    loaded = tf.saved_model.load(str(exported["saved-model"].path))
+    np.testing.assert_allclose(loaded.serve(images), keras_answers[:7], atol=1e-4)
+
+
+def test_litert_opens_as_a_model(exported: dict[str, exporting.Export], keras_answers: np.ndarray) -> None:
+    """It agrees with Keras, and with itself in batches of any size."""
+    model = modelfile.load(exported["litert"].path)
     answers = model.probabilities(exports.IMAGES)
     # Flat or equal answers would agree whatever the network.
     assert keras_answers.max(axis=1).mean() > 0.5
@@ -72,14 +94,17 @@ def test_exports_answer_as_keras_does(
         np.testing.assert_allclose(alone, answers[part], rtol=0, atol=1e-6)
     np.testing.assert_allclose(model.probabilities(exports.IMAGES, batch_size=64), answers, rtol=0, atol=1e-6)
     assert model.inference().endswith("float32")
+    assert model.classes == tuple(METADATA["classes"])
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_metadata_travels(name: str, exported: dict[str, exporting.Export], folder: Path) -> None:
+def test_metadata_travels(exported: dict[str, exporting.Export], folder: Path) -> None:
     """What was stored with the network is stored with its export, and which file that was."""
     digest = hashlib.sha256((folder / "run" / "best.keras").read_bytes()).hexdigest()
-    found = modelfile.read_metadata(exported[name].path)
-    assert found == {**METADATA, "exported_from": digest, "weights": "float32"}
+    expected = {**METADATA, "exported_from": digest, "weights": "float32"}
+    assert modelfile.read_metadata(exported["litert"].path) == expected
+    (entry,) = onnx.load(exported["onnx"].path).metadata_props
+    extra = exported["saved-model"].path / "assets.extra" / "cifarcnn.json"
+    assert json.loads(entry.value) == json.loads(extra.read_text()) == expected
 
 
 def test_litert_files_open_elsewhere(exported: dict[str, exporting.Export]) -> None:
@@ -97,12 +122,11 @@ def test_litert_files_open_elsewhere(exported: dict[str, exporting.Export]) -> N
     assert done.stdout == "[1, 10]\n"
 
 
-@pytest.mark.parametrize("name", ["litert", "onnx"])
-def test_no_framework_is_imported(name: str, exported: dict[str, exporting.Export]) -> None:
-    """LiteRT and ONNX models answer without Keras and TensorFlow."""
+def test_no_framework_is_imported(exported: dict[str, exporting.Export]) -> None:
+    """LiteRT models answer without Keras and TensorFlow."""
     done = exports.plainly(
         "import sys, numpy; from pathlib import Path; from cifarcnn.models import modelfile\n"
-        f"model = modelfile.load(Path({str(exported[name].path)!r}))\n"
+        f"model = modelfile.load(Path({str(exported['litert'].path)!r}))\n"
         "print(model.probabilities(numpy.zeros((3, 32, 32, 3), 'uint8')).shape)\n"
         "print([name for name in ('keras', 'tensorflow', 'jax') if name in sys.modules])\n"
     )
@@ -110,43 +134,45 @@ def test_no_framework_is_imported(name: str, exported: dict[str, exporting.Expor
 
 
 def test_half_precision(folder: Path, data_directory: Path, exported: dict[str, exporting.Export]) -> None:
-    """Half the bytes, exact but for the rounding of the kernels, which is reported."""
+    """Half the bytes, exact but for the rounding of the weights, which is reported."""
     result = exporting.export(
         folder / "run", "litert", output=folder / "half.tflite", half=True, data=data_directory
     )
-    assert result.weights == "float16"
-    assert result.difference <= 1e-4
+    assert result.weights == modelfile.read_metadata(result.path)["weights"] == "float16"
     assert result.rounding_difference is not None
-    assert result.difference < result.rounding_difference < 0.1
+    assert result.difference <= 1e-4 < result.rounding_difference < 0.1
     assert result.changed is not None
     assert result.changed < 0.05
     assert exported["litert"].size - result.size > 0.4 * exported["litert"].size - 6000
     assert modelfile.load(result.path).probabilities(exports.IMAGES).shape == (530, 10)
 
 
-def test_rounded_kernels_are_those_in_the_file(folder: Path) -> None:
-    """Every kernel of the network is found again in the flatbuffer, whatever it was multiplied with."""
-    network = exports.modern()
-    path = exports.litert(network, folder / "plain.tflite")
-    _, kernels = conversion.halve(path.read_bytes())
-    before = {weight.path: np.asarray(weight) for weight in network.weights}
-    conversion.round_kernels(network, kernels)
-    changed = [weight.path for weight in network.weights if (np.asarray(weight) != before[weight.path]).any()]
-    assert sorted(changed) == sorted(path for path, value in before.items() if value.ndim in (2, 4))
-    for weight in network.weights:
-        np.testing.assert_allclose(np.asarray(weight), before[weight.path], rtol=1e-3, atol=1e-6)
+def test_other_input_than_pixels_in_float32_is_named(tmp_path: Path, data_directory: Path) -> None:
+    """The error is about the user's model and its input, not about a temporary file."""
+    inputs = keras.Input((32, 32, 3), dtype="uint8", name="bytes")
+    network = keras.Model(inputs, models.tiny()(keras.layers.Rescaling(1 / 255)(inputs)))
+    network.save(tmp_path / "bytes.keras")
+    with pytest.raises(ModelError, match=r"bytes\.keras takes uint8 images at its input 'bytes'"):
+        exporting.export(tmp_path / "bytes.keras", "onnx", output=tmp_path / "m.onnx", data=data_directory)
 
 
+@pytest.mark.parametrize("half", [False, True], ids=["whole", "half"])
 def test_an_export_that_answers_otherwise_is_not_kept(
-    folder: Path, data_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    half: bool, folder: Path, data_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A converter that gets the network wrong leaves an error and no file."""
-    right = conversion.convert
-    monkeypatch.setattr(
-        conversion, "convert", lambda _, kind, path: right(exports.modern(seed=2), kind, path)
-    )
-    with pytest.raises(ModelError, match="answers otherwise than Keras"):
-        exporting.export(folder / "run", "litert", output=tmp_path / "m.tflite", data=data_directory)
+    """A converter that gets the network wrong, at once or when it rounds, leaves an error and no file."""
+    right = exporting.convert
+
+    def wrong(network: keras.Model, kind: str, path: Path, *, half: bool = False) -> None:
+        right(exports.modern(seed=2) if half is wanted else network, kind, path, half=half)
+
+    wanted = half
+    monkeypatch.setattr(exporting, "convert", wrong)
+    said = "in half precision answers otherwise" if half else "as litert answers otherwise than Keras"
+    with pytest.raises(ModelError, match=said):
+        exporting.export(
+            folder / "run", "litert", output=tmp_path / "m.tflite", half=half, data=data_directory
+        )
     assert os.listdir(tmp_path) == []
 
 
@@ -180,13 +206,13 @@ def test_nothing_is_overwritten_unless_asked(folder: Path, data_directory: Path,
     """What is there is kept, a file and a directory alike, until --force says otherwise."""
     file, directory = tmp_path / "m.tflite", tmp_path / "m_saved_model"
     directory.mkdir()
-    for name, target, mine in (("litert", file, file), ("saved-model", directory, directory / GRAPH)):
+    for name, target, mine in (("litert", file, file), ("saved-model", directory, directory / SAVED_MODEL)):
         mine.write_text("kept")
         with pytest.raises(UsageError, match="--force"):
             exporting.export(folder / "run", name, output=target, data=data_directory)
         assert mine.read_text() == "kept"
         exporting.export(folder / "run", name, output=target, data=data_directory, force=True)
-        assert modelfile.read_metadata(target)["arch"] == "modern"
+        assert mine.read_bytes() != b"kept"
     assert sorted(os.listdir(tmp_path)) == ["m.tflite", "m_saved_model"]
 
 
@@ -223,7 +249,7 @@ def test_what_cannot_be_replaced_is_back_in_its_place(
     """A disk that fails, or Ctrl-C, before the new one is moved or after the old one was."""
     target = tmp_path / "m_saved_model"
     target.mkdir()
-    (target / GRAPH).write_text("kept")
+    (target / SAVED_MODEL).write_text("kept")
     rename = Path.rename
 
     def failing(self: Path, other: Path) -> Path:
@@ -238,7 +264,7 @@ def test_what_cannot_be_replaced_is_back_in_its_place(
     monkeypatch.setattr(Path, "rename", waiting)
     with pytest.raises(raised, match=said):
         exporting.export(folder / "run", "saved-model", output=target, data=data_directory, force=True)
-    assert (target / GRAPH).read_text() == "kept"
+    assert (target / SAVED_MODEL).read_text() == "kept"
     assert os.listdir(tmp_path) == ["m_saved_model"]
 
 
@@ -255,12 +281,12 @@ def test_impossible_wishes_are_refused_at_once(folder: Path, tmp_path: Path) -> 
             exporting.export(folder / "run", **wish)  # type: ignore[arg-type]
 
 
-def test_without_the_extra_onnx_says_how_to_get_it(
+def test_without_its_packages_onnx_says_how_to_get_them(
     folder: Path, data_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One line with the command that installs what is missing."""
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
-    with pytest.raises(ModelError, match=r"pip install 'cifarcnn\[onnx\]'"):
+    with pytest.raises(ModelError, match="pip install onnx tf2onnx onnxruntime"):
         exporting.export(folder / "run", "onnx", output=tmp_path / "m.onnx", data=data_directory)
 
 
@@ -283,20 +309,23 @@ def test_exported_models_are_evaluated(
         exporting.export(exported["litert"].path, "litert", output=folder / "again.tflite", half=True)
 
 
-def test_the_command(cifarcnn: Run, folder: Path, data_directory: Path, tmp_path: Path) -> None:
+def test_the_command(
+    folder: Path, data_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One document on stdout; the file is named after the run and stands in the working directory."""
-    done = cifarcnn(
-        *("export", folder / "run", "--format", "litert", "--half", "--json", "--data", data_directory)
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    arguments = ["export", str(folder / "run"), "--format", "litert", "--data", str(data_directory)]
+    done = CliRunner().invoke(cli, [*arguments, "--half", "--json"])
+    assert done.exit_code == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["schema"] == 1
     assert document["path"] == "run.tflite"
     assert document["size"] == (tmp_path / "run.tflite").stat().st_size
-    again = cifarcnn("export", folder / "run", "--format", "litert")
-    assert (again.returncode, again.stdout) == (2, "")
-    assert "run.tflite is there already" in again.stderr
-    shown = cifarcnn("summary", "run.tflite").stdout
+    again = CliRunner().invoke(cli, arguments)
+    assert again.stdout == ""
+    assert isinstance(again.exception, UsageError)
+    assert "run.tflite is there already" in str(again.exception)
+    shown = CliRunner().invoke(cli, ["summary", "run.tflite"]).stdout
     assert "without Keras layers" in shown
     assert "exported_from" in shown
 

@@ -1,6 +1,9 @@
 """A user's own labelled pictures: which folders are taken, what they become, and what is refused."""
 
 import json
+import os
+import shutil
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifarcnn.data import folders, sources
+from cifarcnn.data import classnames, folders, sources
 from cifarcnn.data.cifar10 import CLASSES
 from cifarcnn.errors import CifarCNNError, DataError, UsageError
 from cifarcnn.events import Event, Note
@@ -47,6 +50,9 @@ def notes(events: Sequence[Event]) -> str:
         (" cat ", "cat"),
         ("lorry", "truck"),
         ("Lorries", "truck"),
+        ("lorr", None),
+        ("tru", None),
+        ("carss", None),
         ("boats", "ship"),
         ("kitten", None),
         ("train", None),
@@ -56,14 +62,14 @@ def notes(events: Sequence[Event]) -> str:
 )
 def test_a_folder_is_named_for_a_class(name: str, expected: str | None) -> None:
     """Case, plurals and plain synonyms make no difference; anything else is no class."""
-    label = folders.class_of(name)
+    label = classnames.class_of(name)
     assert (None if label is None else CLASSES[label]) == expected
 
 
 def test_pictures_are_read_pixel_by_pixel_in_a_fixed_order(tmp_path: Path) -> None:
     """The order is that of classes, then of paths; synonyms share a class; subfolders belong to it."""
     fill(tmp_path, {"Trucks": 2, "plane": 3, "AIRPLANE": 1, "airplane/more": 1})
-    found = folders.load(tmp_path, "test")
+    found = folders.load(tmp_path, "test", classes=CLASSES)
     paths = [
         *("AIRPLANE/000.png", "airplane/more/000.png", "plane/000.png", "plane/001.png", "plane/002.png"),
         *("Trucks/000.png", "Trucks/001.png"),
@@ -83,40 +89,138 @@ def test_pictures_of_any_size_and_format_are_taken(tmp_path: Path) -> None:
     assert folders.load(tmp_path, "test").images.shape == (3, 32, 32, 3)
 
 
+def test_all_ten_in_any_spelling_are_cifar10(tmp_path: Path) -> None:
+    """Their order is the published one, whatever the folders are called."""
+    fill(tmp_path, dict.fromkeys(["Planes", "car", *CLASSES[2:9], "Lorry"], 1))
+    found = folders.load(tmp_path, "train")
+    assert found.classes == CLASSES
+    assert found.labels.tolist() == list(range(10))
+
+
+def test_folders_of_any_names_are_classes(tmp_path: Path) -> None:
+    """Letters of any script, spaces, and some of CIFAR-10's: sorted, in the composed form of Unicode."""
+    decomposed = unicodedata.normalize("NFD", "Mäuse")
+    fill(tmp_path, {"zebra": 2, "猫": 1, "red panda": 1, decomposed: 1, "cat": 1})
+    found = folders.load(tmp_path, "train")
+    assert found.classes == ("Mäuse", "cat", "red panda", "zebra", "猫")
+    assert found.labels.tolist() == [0, 1, 2, 3, 3, 4]
+    assert found.at(np.array([5])).classes == found.classes
+
+
+def test_more_than_256_classes_take_wider_labels(tmp_path: Path) -> None:
+    """A byte holds 256."""
+    for number in range(300):
+        (tmp_path / f"{number:03}").mkdir()
+        Image.new("RGB", (32, 32)).save(tmp_path / f"{number:03}" / "0.bmp")
+    found = folders.load(tmp_path, "train")
+    assert (found.labels.dtype, found.labels.tolist()) == (np.uint16, list(range(300)))
+
+
+def test_a_subset_of_cifar10_is_classes_of_its_own_or_a_models(tmp_path: Path) -> None:
+    """Two classes train a network of two; a model of ten is measured on them as on any pictures."""
+    fill(tmp_path, {"dogs": 2, "Cat": 1})
+    own = folders.load(tmp_path, "train")
+    assert (own.classes, own.labels.tolist()) == (("Cat", "dogs"), [0, 1, 1])
+    models = folders.load(tmp_path, "test", classes=CLASSES)
+    assert (models.classes, models.labels.tolist()) == (CLASSES, [3, 5, 5])
+    again = folders.load(tmp_path, "test", classes=("DOGS", "cats", "Zebra"))
+    assert again.labels.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (
+            ["cat", "kittens", "zebra"],
+            r"'kittens', 'zebra' are not among the 10 classes; expected airplane, .*tru",
+        ),
+        (["zebra"], r"'zebra' is not among the 10 classes"),
+    ],
+)
+def test_folders_that_a_model_does_not_know_are_named(names: list[str], reason: str, tmp_path: Path) -> None:
+    """Nothing is read where a folder means no class of the model's."""
+    fill(tmp_path, dict.fromkeys(names, 1))
+    with pytest.raises(UsageError, match=reason):
+        folders.load(tmp_path, "test", classes=CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["Cat", "cat", "zebra"], "'Cat', 'cat' differ only in case or Unicode form"),
+        (["é", unicodedata.normalize("NFD", "é")], "differ only in case or Unicode form"),
+        (["zebra"], "has 1 class-named folder; expected 2 to 1,000"),
+        ([f"class {number}" for number in range(2000)], "has 2,000 class-named folders; expected 2 to 1,000"),
+        (["a\tb", "c\x1b[31m"], r"'c\\x1b\[31m' cannot name a class"),
+        ([os.fsdecode(b"caf\xe9"), "tea"], r"'caf\\udce9' cannot name a class"),
+    ],
+)
+def test_folders_that_cannot_be_classes_are_refused(names: list[str], reason: str, tmp_path: Path) -> None:
+    """Each in one line, before any picture is read."""
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "bad.png").write_bytes(b"not read")
+    with pytest.raises(UsageError, match=reason) as caught:
+        folders.load(tmp_path, "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_without_a_picture_cannot_be_learned(tmp_path: Path) -> None:
+    """It is an error to train on, and a note to measure on."""
+    fill(tmp_path, {"lion": 2, "tiger": 2, "zebra": 0})
+    with pytest.raises(DataError, match="no picture to train on in 'zebra'; add some or remove it"):
+        folders.load(tmp_path, "train")
+    (tmp_path / "zebra" / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="no picture to train on in 'zebra'"):
+        folders.load(tmp_path, "train")
+    events: list[Event] = []
+    folders.load(tmp_path, "test", events.append)
+    assert "test images: 4 pictures of 3 classes (lion, tiger, zebra)" in notes(events)
+    assert notes(events).endswith("; none of zebra")
+
+
 def test_what_is_no_picture_is_left_out_and_named(tmp_path: Path) -> None:
     """Leftovers of file managers and other files are ignored, but not in silence; so are missing classes."""
     fill(tmp_path, {"cat": 2, "frog": 0})
     for name in (".DS_Store", "cat/Thumbs.db", "cat/._000.png", "cat/notes.txt"):
         (tmp_path / name).write_bytes(b"x")
     fill(tmp_path / "cat" / ".thumbnails", {"cat": 1})
+    fill(tmp_path / "__MACOSX", {"cat": 1})
     (tmp_path / "cat" / "loop").symlink_to(tmp_path)
+    (tmp_path / "circle").symlink_to(tmp_path)
+    (tmp_path / "gone").symlink_to("nowhere")
     events: list[Event] = []
-    assert len(folders.load(tmp_path, "test", events.append)) == 2
-    assert "ignored .DS_Store, ._000.png, .thumbnails, and 3 more" in notes(events)
+    assert len(folders.load(tmp_path, "test", events.append, classes=CLASSES)) == 2
+    assert "ignored .DS_Store, ._000.png, .thumbnails, and 6 more" in notes(events)
     assert f"test images: 2 pictures in {tmp_path}; none of airplane, automobile, bird, deer" in notes(events)
 
 
-def test_unknown_folders_are_all_named_with_the_ten_names(tmp_path: Path) -> None:
-    """Nothing is read where a folder means no class."""
-    fill(tmp_path, {"cat": 1, "zebra": 1, "kittens": 0})
-    with pytest.raises(UsageError) as caught:
-        folders.load(tmp_path, "test")
-    assert "'kittens', 'zebra'" in str(caught.value)
-    assert ", ".join(CLASSES) in str(caught.value)
-
-
-def test_unreadable_pictures_are_named_and_counted(tmp_path: Path) -> None:
-    """A few stand in the message with their reasons, the others are counted; none is left out in silence."""
-    fill(tmp_path, {"cat": 3})
+def test_unreadable_pictures_are_skipped_named_and_counted(tmp_path: Path) -> None:
+    """A few stand in the note with their reasons, the others are counted, and the images list them all."""
+    fill(tmp_path, {"cat": 6, "dog": 1})
     for number in range(5):
         (tmp_path / "cat" / f"bad{number}.png").write_bytes(b"no picture")
-    with pytest.raises(DataError) as caught:
+    events: list[Event] = []
+    found = folders.load(tmp_path, "train", events.append)
+    assert (len(found.images), found.labels.tolist()) == (7, [0] * 6 + [1])
+    with Image.open(tmp_path / "dog" / "000.png") as picture:
+        np.testing.assert_array_equal(found.images[6], np.asarray(picture))
+    assert "skipped: 5 of 12 pictures" in notes(events)
+    assert "cat/bad0.png: not a picture" in notes(events)
+    assert "and 2 more" in notes(events)
+    assert "bad3" not in notes(events)
+    assert [text.partition(":")[0] for text in found.skipped] == [
+        f"cat/bad{number}.png" for number in range(5)
+    ]
+
+
+def test_a_folder_of_mostly_unreadable_pictures_is_refused(tmp_path: Path) -> None:
+    """Whoever names the wrong folder is not left with the rest of it."""
+    fill(tmp_path, {"cat": 2, "dog": 1})
+    for number in range(4):
+        (tmp_path / "cat" / f"bad{number}.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"4 of 7 pictures in .* cannot be read .*; fix or remove them"):
         folders.load(tmp_path, "test")
-    message = str(caught.value)
-    assert "5 of 8 pictures" in message
-    assert "cat/bad0.png: not a picture" in message
-    assert "and 2 more" in message
-    assert "bad3" not in message
 
 
 def test_a_folder_without_a_picture_is_refused(tmp_path: Path) -> None:
@@ -127,16 +231,93 @@ def test_a_folder_without_a_picture_is_refused(tmp_path: Path) -> None:
         folders.load(tmp_path, "test")
 
 
-def test_train_and_test_folders_are_kept_apart(tmp_path: Path) -> None:
+def test_the_folders_of_splits_are_kept_apart(tmp_path: Path) -> None:
     """Each split reads its own; one that is missing is an error, whatever else lies there."""
-    fill(tmp_path / "Train", {"cat": 3})
+    fill(tmp_path / "Train", {"cat": 3, "dog": 1})
+    fill(tmp_path / "__MACOSX" / "test", {"dog": 2})
     assert folders.is_labelled_folder(tmp_path)
-    with pytest.raises(UsageError, match="'Train' but none named 'test'"):
+    assert sources.splits(tmp_path) == ("train",)
+    with pytest.raises(UsageError, match="has Train but no test folder; choose another split with --split"):
         folders.load(tmp_path, "test")
+    assert sources.validation(tmp_path) is None
     fill(tmp_path / "test", {"dog": 2})
-    fill(tmp_path / "val", {"dog": 2})
-    assert folders.load(tmp_path, "train").labels.tolist() == [3] * 3
-    assert folders.load(tmp_path, "test").labels.tolist() == [5] * 2
+    fill(tmp_path / "val", {"cat": 2})
+    fill(tmp_path / "notes", {"zebra": 1})
+    assert sources.splits(tmp_path) == ("train", "validation", "test")
+    assert folders.load(tmp_path, "train").labels.tolist() == [0] * 3 + [1]
+    assert folders.load(tmp_path, "test").labels.tolist() == [1] * 2
+    validation = sources.validation(tmp_path)
+    assert validation is not None
+    assert (validation.labels.tolist(), validation.classes) == ([0] * 2, ("cat", "dog"))
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "Validation"])
+def test_validation_images_go_by_several_names(name: str, tmp_path: Path) -> None:
+    """A folder of training and validation images alone is as good."""
+    fill(tmp_path / "train", {"lion": 3, "zebra": 1})
+    fill(tmp_path / name, {"zebra": 2})
+    assert sources.splits(tmp_path) == ("train", "validation")
+    assert sources.load("validation", tmp_path).labels.tolist() == [1, 1]
+    with pytest.raises(UsageError, match=f"has (train and {name}|{name} and train) but no test folder"):
+        sources.load("test", tmp_path)
+    fill(tmp_path / "VALID" / "x", {"lion": 1})
+    fill(tmp_path / "val" / "x", {"lion": 1})
+    with pytest.raises(
+        UsageError, match="two folders of validation images, 'VALID' and 'val|'VALID' and 'Val"
+    ):
+        sources.load("validation", tmp_path)
+
+
+def test_a_split_must_not_have_classes_that_training_lacks(tmp_path: Path) -> None:
+    """They could not be learned."""
+    fill(tmp_path / "train", {"lion": 1, "tiger": 1})
+    fill(tmp_path / "test", {"lion": 1, "zebra": 1})
+    with pytest.raises(UsageError, match="test: 'zebra' is not among the 2 classes; expected lion, tiger"):
+        folders.load(tmp_path, "test")
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    """What holds pictures beside other folders of pictures is a class; alone, its classes are missing."""
+    fill(tmp_path / "vehicles", {"bus": 1, "tram": 1, "train": 2})
+    assert folders.load(tmp_path / "vehicles", "train").classes == ("bus", "train", "tram")
+    fill(tmp_path / "loose", {"train": 2, "test": 1})
+    with pytest.raises(UsageError, match="test holds pictures that no folder tells the class of"):
+        folders.load(tmp_path / "loose", "train")
+    fill(tmp_path / "mixed", {"train/lion": 2, "train/tiger": 1, "test": 1})
+    with pytest.raises(UsageError, match="test holds pictures that no folder tells the class of"):
+        folders.load(tmp_path / "mixed", "train")
+
+
+def test_the_same_picture_in_two_splits_is_said(tmp_path: Path) -> None:
+    """By content, whatever the names are."""
+    fill(tmp_path / "train", {"lion": 3, "tiger": 2})
+    fill(tmp_path / "test", {"lion": 2, "tiger": 1})
+    events: list[Event] = []
+    folders.load(tmp_path, "train", events.append)
+    assert "also among" not in notes(events)
+    shutil.copyfile(tmp_path / "train" / "lion" / "002.png", tmp_path / "test" / "tiger" / "copy.png")
+    folders.load(tmp_path, "train", events.append)
+    assert "1 test picture also among the training pictures: test/tiger/copy.png" in notes(events)
+
+
+def test_a_folder_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until a file in it changes; and nobody can change what others see."""
+    fill(tmp_path, {"lion": 3, "tiger": 2})
+    decoded: list[Path] = []
+    read = folders.images.read
+    monkeypatch.setattr(folders.images, "read", lambda path: decoded.append(path) or read(path))
+    first = folders.load(tmp_path, "train")
+    assert len(decoded) == 5
+    second = folders.load(tmp_path, "test", classes=("tiger", "lion"))
+    assert len(decoded) == 5 + 5  # in another order
+    np.testing.assert_array_equal(second.images, first.images[[3, 4, 0, 1, 2]])
+    assert folders.load(tmp_path, "test", classes=("tiger", "lion")).images is second.images
+    assert len(decoded) == 10
+    with pytest.raises(ValueError, match="read-only"):
+        first.images[0] = 0
+    fill(tmp_path, {"tiger": 1}, size=40)
+    folders.load(tmp_path, "train")
+    assert len(decoded) == 15
 
 
 def test_other_folders_are_no_labelled_ones(tmp_path: Path, tiny: TinyData) -> None:
@@ -154,26 +335,27 @@ def test_the_search_takes_a_labelled_folder_that_is_insisted_on(
     way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The images say how they were named."""
-    fill(tmp_path, {"cat": 2})
+    fill(tmp_path, {"cat": 1, "dog": 1})
     if way == "CIFARCNN_DATA":
         monkeypatch.setenv(way, str(tmp_path))
     found = sources.load("test", tmp_path if way == "--data" else None)
     assert (len(found), found.source) == (2, f"{way} {tmp_path}")
 
 
-def test_cifar10_made_of_pictures_is_no_labelled_folder(tmp_path: Path, tiny: TinyData) -> None:
-    """The npm package's folder of pictures is read as CIFAR-10, whole or broken."""
-    folder = tiny.write(tmp_path / "package", tiny.pngs)
+def test_cifar10_beside_folders_of_pictures_is_no_labelled_folder(tmp_path: Path, tiny: TinyData) -> None:
+    """Where the data set is, whole or broken, no other folder takes its place."""
+    fill(tmp_path, {"cats": 1, "photos": 1})
+    folder = tiny.write(tmp_path / "cifar-10-batches-py", tiny.pickles)
     assert len(sources.load("test", tmp_path, publication=tiny.publication)) == 20
-    (folder / "data_batch_2.png").unlink()
-    with pytest.raises(DataError, match=r"missing: data_batch_2\.png"):
+    (folder / "data_batch_2").unlink()
+    with pytest.raises(DataError, match="missing: data_batch_2"):
         sources.load("test", tmp_path, publication=tiny.publication)
 
 
 def test_a_folder_of_loose_pictures_is_told_the_form(tmp_path: Path) -> None:
     """The error names both forms that are expected."""
     fill(tmp_path, {"photos": 1})
-    with pytest.raises(CifarCNNError, match=r"--data: .* holds no CIFAR-10; .*class-named folders of pict"):
+    with pytest.raises(CifarCNNError, match=r"--data: .* holds no CIFAR-10 .*class-named folders of pict"):
         sources.load("test", tmp_path / "photos")
 
 

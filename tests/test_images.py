@@ -98,6 +98,48 @@ def test_16_bit_grey_keeps_its_scale(form: str) -> None:
     assert (images.read(stored(Image.fromarray(grey), form)) == 40).all()
 
 
+def tiff(samples: np.ndarray, photometric: int, sample_format: int = 1) -> bytes:
+    """A grey TIFF as Pillow writes none: of any integers, with white or black as zero."""
+    height, width = samples.shape
+    bits = 8 * samples.dtype.itemsize
+    at = 8 + 2 + 10 * 12 + 4
+    entries = [
+        *((256, width), (257, height), (258, bits), (259, 1), (262, photometric), (273, at), (277, 1)),
+        *((278, height), (279, samples.nbytes), (339, sample_format)),
+    ]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4) + samples.tobytes()
+
+
+GREY = np.arange(32 * 32, dtype=np.uint8).reshape(32, 32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "photometric"), [("uint8", 0), ("uint8", 1), ("uint16", 0), ("uint16", 1), ("uint32", 1)]
+)
+def test_unsigned_samples_of_tiff_keep_their_scale(kind: str, photometric: int) -> None:
+    """Those beyond half of 32 bits are no negative numbers, and white may be zero."""
+    scale = np.iinfo(kind).max // 255
+    # A quarter of the range is missing, which would be stretched if nothing told where it ends.
+    grey = GREY // 4 * 3
+    samples = (grey if photometric else 255 - grey).astype(kind) * np.array(scale, kind)
+    result = images.read(tiff(samples, photometric))
+    np.testing.assert_array_equal(result, np.repeat(grey[..., np.newaxis], 3, axis=2))
+
+
+@pytest.mark.parametrize(("kind", "sample_format"), [("int32", 2), ("uint32", 1)])
+def test_small_samples_of_32_bits_are_stretched(kind: str, sample_format: int) -> None:
+    """Where no sample tells of the type's whole range, what the picture spans becomes black to white."""
+    result = images.read(tiff(GREY.astype(kind) * 2, 1, sample_format))
+    np.testing.assert_array_equal(result[..., 0], GREY)
+
+
+def test_a_tiff_of_another_kind_is_told_from_no_picture() -> None:
+    """Pillow knows no picture in it, and still it is one."""
+    with pytest.raises(ImageError, match="a TIFF that is damaged or of a kind that cannot be decoded; save"):
+        images.read(tiff(np.zeros((8, 8), np.uint64), 1))
+
+
 def test_flat_and_infinite_samples_are_black() -> None:
     """A float picture that spans nothing, or holds no numbers, divides by nothing."""
     for value in (7.0, np.nan, np.inf):
@@ -415,5 +457,5 @@ def test_heic_is_read_where_the_extra_is_installed() -> None:
 def test_heic_without_the_extra_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """What to install is said."""
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(ImageError, match=r"HEIC picture; .* pip install 'cifarcnn\[heic\]'"):
+    with pytest.raises(ImageError, match=r"HEIC picture; .* pip install pillow-heif"):
         images.read(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(100))

@@ -1,4 +1,4 @@
-"""The training model: the same function and gradients as the export model, crops gathered on the device."""
+"""The training model: the same function and gradients as the export model, pixels gathered on the device."""
 
 from typing import Any
 
@@ -27,21 +27,21 @@ def sample(count: int, epoch: int = 0, **settings: Any) -> np.ndarray:
 
 
 def make(name: str, precision: str = "float32", margin: int = 4) -> model.Models:
-    """A pair without dropout, so that its training is a function of the images alone."""
+    """Models without dropout, so that their training is a function of the images alone."""
     keras.utils.set_random_seed(1)
-    stock = architectures.build(name, architectures.Variant(dropout=0.0))
-    return model.make(stock, IMAGES, margin=margin, precision=precision, seed=3)
+    export = architectures.build(name, architectures.Variant(dropout=0.0))
+    return model.make(export, IMAGES, margin=margin, precision=precision, seed=3)
 
 
 def test_crops_are_shifts_and_flips_of_the_images() -> None:
-    """Each pick gives the image moved by whole pixels, its border repeated, and mirrored if asked."""
+    """Each is the image moved by whole pixels, its border repeated, and mirrored if asked."""
     layer = model.GatherCrops(IMAGES, 4, dtype="uint8")
-    picks = sample(len(IMAGES), epoch=0, augment="standard", shift=4)
-    crops = keras.ops.convert_to_numpy(layer(picks))
+    crops = sample(len(IMAGES), epoch=0, augment="standard", shift=4)
+    pixels = keras.ops.convert_to_numpy(layer(crops))
     padded = np.pad(IMAGES, ((0, 0), (4, 4), (4, 4), (0, 0)), mode="edge")
-    for crop, (image, top, left, flip) in zip(crops, picks, strict=True):
+    for found, (image, top, left, flip) in zip(pixels, crops, strict=True):
         expected = padded[image, top : top + 32, left : left + 32]
-        assert np.array_equal(crop, expected[:, ::-1] if flip else expected)
+        assert np.array_equal(found, expected[:, ::-1] if flip else expected)
 
 
 @pytest.mark.parametrize("jitter", [0.14, 0.9])
@@ -49,46 +49,46 @@ def test_jittered_crops_are_those_that_people_are_shown(jitter: float) -> None:
     """What is gathered on the device and what is drawn on a sheet agree in every byte."""
     layer = model.GatherCrops(IMAGES, 4, dtype="uint8")
     for epoch in range(10):
-        picks = sample(len(IMAGES), epoch=epoch, augment="standard", shift=4, jitter=jitter)
-        crops = keras.ops.convert_to_numpy(layer(picks))
-        assert crops.dtype == np.uint8
-        assert np.array_equal(crops, augment.cut(IMAGES, picks, 4))
+        crops = sample(len(IMAGES), epoch=epoch, augment="standard", shift=4, jitter=jitter)
+        pixels = keras.ops.convert_to_numpy(layer(crops))
+        assert pixels.dtype == np.uint8
+        assert np.array_equal(pixels, augment.cut(IMAGES, crops, 4))
 
 
 def test_without_augmentation_crops_are_the_images() -> None:
     """The centre of the padded image, untouched."""
     layer = model.GatherCrops(IMAGES, 3, dtype="uint8")
-    picks = sample(len(IMAGES), epoch=0, augment="none", shift=3)
-    assert np.array_equal(keras.ops.convert_to_numpy(layer(picks)), IMAGES[picks[:, 0]])
+    crops = sample(len(IMAGES), epoch=0, augment="none", shift=3)
+    assert np.array_equal(keras.ops.convert_to_numpy(layer(crops)), IMAGES[crops[:, 0]])
 
 
 @pytest.mark.parametrize("name", [row.name for row in architectures.ARCHITECTURES])
-def test_twin_answers_as_the_stock_network_does(name: str) -> None:
-    """The softmax of the twin's logits is the stock network's answer to the same images."""
-    pair = make(name)
-    picks = sample(len(IMAGES), epoch=0, augment="none", shift=4)
-    answers = keras.ops.convert_to_numpy(keras.ops.softmax(pair.training(picks, training=False)))
-    assert np.allclose(answers, pair.export.predict_on_batch(IMAGES[picks[:, 0]]), atol=1e-5)
+def test_the_training_model_answers_as_the_export_model_does(name: str) -> None:
+    """The softmax of its logits is the export model's answer to the same images."""
+    models = make(name)
+    crops = sample(len(IMAGES), epoch=0, augment="none", shift=4)
+    answers = keras.ops.convert_to_numpy(keras.ops.softmax(models.training(crops, training=False)))
+    assert np.allclose(answers, models.export.predict_on_batch(IMAGES[crops[:, 0]]), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["vgg2", "vgg3", "whiten6-tiny"])
 def test_a_fused_step_changes_weights_as_a_stock_step_does(name: str) -> None:
-    """In float32, one step of the twin and one of the stock layers agree, moving statistics included."""
-    pair = make(name)
-    reference = keras.models.clone_model(pair.export)
-    reference.set_weights(pair.export.get_weights())
-    picks = sample(len(IMAGES), epoch=0, augment="none", shift=4)
+    """In float32, a step of the training model and one of stock layers agree, moving statistics included."""
+    models = make(name)
+    reference = keras.models.clone_model(models.export)
+    reference.set_weights(models.export.get_weights())
+    crops = sample(len(IMAGES), epoch=0, augment="none", shift=4)
     targets = np.eye(10, dtype=np.float32)[np.arange(20) % 10]
     for network, inputs, from_logits in (
-        (pair.training, picks, True),
-        (reference, IMAGES[picks[:, 0]].astype(np.float32), False),
+        (models.training, crops, True),
+        (reference, IMAGES[crops[:, 0]].astype(np.float32), False),
     ):
         loss = keras.losses.CategoricalCrossentropy(from_logits=from_logits)
         network.compile(keras.optimizers.SGD(0.01), loss, jit_compile=False)
         network.train_on_batch(inputs, targets)
-    before = pair.export.get_weights()
-    pair.update_export()
-    for ours, theirs, old in zip(pair.export.weights, reference.weights, before, strict=True):
+    before = models.export.get_weights()
+    models.update_export()
+    for ours, theirs, old in zip(models.export.weights, reference.weights, before, strict=True):
         if "moving" in ours.path:
             assert np.allclose(ours, theirs, rtol=2e-5, atol=1e-6), ours.path
         else:
@@ -154,33 +154,37 @@ def test_reduced_images_keep_colour_and_gradient(side: int) -> None:
     assert np.allclose(reduced[2:-2], 8 * places[2:-2], atol=0.5)
 
 
-def test_a_twin_trains_at_any_side_with_the_same_weights() -> None:
-    """After a change of side, the step sees images of it; the stock network still gets its weights."""
+def test_one_set_of_weights_trains_at_any_resolution() -> None:
+    """After a change, the step sees images of the new side; the export model still gets its weights."""
     keras.utils.set_random_seed(1)
-    stock = architectures.build("whiten6-tiny")
-    pair = model.make(stock, IMAGES, margin=2, precision="float32", seed=3, any_resolution=True)
-    pair.training.compile(keras.optimizers.SGD(0.01), keras.losses.CategoricalCrossentropy(from_logits=True))
-    picks = sample(len(IMAGES), epoch=0, augment="none", shift=2)
+    export = architectures.build("whiten6-tiny")
+    models = model.make(export, IMAGES, margin=2, precision="float32", seed=3, any_resolution=True)
+    models.training.compile(
+        keras.optimizers.SGD(0.01), keras.losses.CategoricalCrossentropy(from_logits=True)
+    )
+    crops = sample(len(IMAGES), epoch=0, augment="none", shift=2)
     targets = np.eye(10, dtype=np.float32)[np.arange(20) % 10]
     seen = []
     for side in (20, 32):
-        pair.set_resolution(side)
-        pair.training.fit(picks, targets, batch_size=20, verbose=0)
-        seen.append(pair.training.get_layer("downscale")(pair.training.get_layer("gather")(picks)).shape[1])
+        models.set_resolution(side)
+        models.training.fit(crops, targets, batch_size=20, verbose=0)
+        seen.append(
+            models.training.get_layer("downscale")(models.training.get_layer("gather")(crops)).shape[1]
+        )
     assert seen == [20, 32]
-    pair.update_export()
-    answers = keras.ops.convert_to_numpy(keras.ops.softmax(pair.training(picks, training=False)))
-    assert np.allclose(answers, pair.export.predict_on_batch(IMAGES[picks[:, 0]]), atol=1e-5)
+    models.update_export()
+    answers = keras.ops.convert_to_numpy(keras.ops.softmax(models.training(crops, training=False)))
+    assert np.allclose(answers, models.export.predict_on_batch(IMAGES[crops[:, 0]]), atol=1e-5)
 
 
-def test_the_twin_uses_the_fast_layers_and_the_stock_network_does_not() -> None:
+def test_the_training_model_alone_uses_the_fast_layers() -> None:
     """What is saved never holds a layer of ours."""
     for name, own in (("vgg2", ByteDropout), ("whiten6-tiny", FusedSilu)):
-        pair = make(name, "mixed_bfloat16")
-        fast = {type(layer) for layer in pair.core.layers}
+        models = make(name, "mixed_bfloat16")
+        fast = {type(layer) for layer in models.core.layers}
         assert {FusedBatchNormalization, own} <= fast
-        assert all(type(layer).__module__.startswith("keras.") for layer in pair.export.layers)
-        assert {weight.dtype for weight in pair.export.weights} == {"float32"}
+        assert all(type(layer).__module__.startswith("keras.") for layer in models.export.layers)
+        assert {weight.dtype for weight in models.export.weights} == {"float32"}
 
 
 def test_byte_dropout_keeps_the_mean_and_the_rate() -> None:
@@ -209,22 +213,22 @@ CROPS = sample(24, epoch=0, augment="standard", shift=2)
 def compiled(arch: str, parts: int) -> model.Models:
     """Make models, the same whenever they are asked for."""
     keras.utils.set_random_seed(1)
-    stock = architectures.build(arch, architectures.Variant(dropout=0))
-    pair = model.make(stock, BATCH, margin=2, precision="float32", seed=3)
-    pair.training.accumulation_steps = parts
-    pair.training.compile(
+    export = architectures.build(arch, architectures.Variant(dropout=0))
+    models = model.make(export, BATCH, margin=2, precision="float32", seed=3)
+    models.training.accumulation_steps = parts
+    models.training.compile(
         keras.optimizers.SGD(0.05),
         keras.losses.CategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
     )
-    return pair
+    return models
 
 
-def change(pair: model.Models) -> list[Any]:
+def change(models: model.Models) -> list[Any]:
     """Make one step on all images; return by how much each trainable variable changed."""
-    before = [variable.numpy() for variable in pair.training.trainable_variables]
-    pair.training.fit(CROPS, TARGETS, batch_size=24, shuffle=False, verbose=0)
-    after = [variable.numpy() for variable in pair.training.trainable_variables]
+    before = [variable.numpy() for variable in models.training.trainable_variables]
+    models.training.fit(CROPS, TARGETS, batch_size=24, shuffle=False, verbose=0)
+    after = [variable.numpy() for variable in models.training.trainable_variables]
     return [new - old for new, old in zip(after, before, strict=True)]
 
 
@@ -235,7 +239,7 @@ def test_the_step_and_its_figures_are_those_of_the_whole_batch(arch: str, parts:
     whole, divided = compiled(arch, 1), compiled(arch, parts)
     for one, other in zip(change(whole), change(divided), strict=True):
         assert np.allclose(one, other, atol=1e-6 + 1e-4 * np.abs(one).max())
-    figures = [pair.training.get_metrics_result() for pair in (whole, divided)]
+    figures = [models.training.get_metrics_result() for models in (whole, divided)]
     assert figures[0]["accuracy"] == figures[1]["accuracy"]
     assert float(figures[0]["loss"]) == pytest.approx(float(figures[1]["loss"]), rel=1e-5)
 
@@ -245,10 +249,10 @@ def test_batch_norm_sees_each_part_by_itself() -> None:
     whole, divided = change(compiled("vgg2", 1)), change(compiled("vgg2", 2))
     halves = []
     for half in (slice(0, 12), slice(12, 24)):
-        pair = compiled("vgg2", 1)
-        before = [variable.numpy() for variable in pair.training.trainable_variables]
-        pair.training.fit(CROPS[half], TARGETS[half], batch_size=12, shuffle=False, verbose=0)
-        after = [variable.numpy() for variable in pair.training.trainable_variables]
+        models = compiled("vgg2", 1)
+        before = [variable.numpy() for variable in models.training.trainable_variables]
+        models.training.fit(CROPS[half], TARGETS[half], batch_size=12, shuffle=False, verbose=0)
+        after = [variable.numpy() for variable in models.training.trainable_variables]
         halves.append([new - old for new, old in zip(after, before, strict=True)])
     for of_whole, of_parts, *of_halves in zip(whole, divided, *halves, strict=True):
         largest = np.abs(of_parts).max()

@@ -3,15 +3,18 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
 import models
+from cifarcnn.data.cifar10 import CLASSES
 from cifarcnn.errors import ModelError
 from cifarcnn.models import modelfile, pretrained
 from cifarcnn.runs.progress import Progress
@@ -89,11 +92,9 @@ def test_answers_do_not_depend_on_the_batch(opened: modelfile.Model) -> None:
 
 
 def test_a_run_directory_stands_for_its_best_model(good: Path, tmp_path: Path) -> None:
-    """A directory is resolved to best.keras, to itself if it is a SavedModel, or refused."""
+    """A directory is resolved to best.keras, or refused."""
     with pytest.raises(ModelError, match=r"holds no best\.keras"):
         modelfile.resolve(tmp_path)
-    (tmp_path / "saved_model.pb").touch()
-    assert modelfile.resolve(tmp_path) == tmp_path
     (tmp_path / "best.keras").write_bytes(good.read_bytes())
     assert modelfile.resolve(tmp_path) == tmp_path / "best.keras"
     assert modelfile.read_metadata(tmp_path)["arch"] == "tiny"
@@ -136,7 +137,7 @@ def test_other_tasks_are_refused(tmp_path: Path) -> None:
     """Other input, another number of classes, or scores that are no probabilities are named."""
     cases = {
         "side": (models.tiny(side=28), r"input of shape \(None, 28, 28, 3\); expected \(None, 32, 32, 3\)"),
-        "classes": (models.tiny(keras.layers.Dense(100, activation="softmax")), r"\(None, 100\); expected"),
+        "outputs": (models.tiny(keras.layers.Dense(1, activation="sigmoid")), r"\(None, 1\); expected"),
         "logits": (models.tiny(keras.layers.Dense(10)), "not probabilities"),
         "sigmoid": (models.tiny(keras.layers.Dense(10, activation="sigmoid")), "not probabilities"),
     }
@@ -144,6 +145,120 @@ def test_other_tasks_are_refused(tmp_path: Path) -> None:
         model.save(tmp_path / f"{name}.keras")
         with pytest.raises(ModelError, match=reason):
             modelfile.load(tmp_path / f"{name}.keras")
+
+
+def test_exports_to_other_runtimes_are_no_models_here(tmp_path: Path) -> None:
+    """One line says what is accepted; of Keras 2's SavedModel, how to get one."""
+    (tmp_path / "m.onnx").write_bytes(b"\x08\x08")
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").touch()
+    for name, reason in (("m.onnx", "ONNX model"), ("saved", "SavedModel")):
+        with pytest.raises(
+            ModelError, match=rf"{reason}, which is not opened; expected a \.keras file, a Lite"
+        ):
+            modelfile.load(tmp_path / name)
+    (tmp_path / "saved" / "keras_metadata.pb").touch()
+    with pytest.raises(ModelError, match=r"of Keras 2.*save it with model\.save\('model\.h5'\)"):
+        modelfile.load(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "metadata", "classes"),
+    [
+        (10, {}, CLASSES),
+        (3, {}, ("class 0", "class 1", "class 2")),
+        (3, {"classes": ["Ölbild", "船", "a b"]}, ("Ölbild", "船", "a b")),
+    ],
+)
+def test_a_model_knows_its_classes(
+    outputs: int, metadata: dict[str, object], classes: tuple[str, ...], tmp_path: Path
+) -> None:
+    """From its metadata; else those of CIFAR-10 for ten outputs, and numbers for others."""
+    network = models.tiny(keras.layers.Dense(outputs, activation="softmax", name="classes"))
+    modelfile.save(network, tmp_path / "m.keras", metadata)
+    model = modelfile.load(str(tmp_path / "m.keras"))
+    assert model.classes == classes
+    for images in (models.pixels(3), models.pixels(0)):
+        assert model.probabilities(images).shape == (len(images), outputs)
+
+
+@pytest.mark.parametrize("classes", [["a", "b"], ["a"], ["a", "a"], "ab", [1, 2], None])
+def test_classes_that_cannot_be_are_refused(classes: object, tmp_path: Path) -> None:
+    """Another number than there are outputs, names twice, and what is no list of names."""
+    modelfile.save(models.tiny(), tmp_path / "m.keras", {"classes": classes})
+    with pytest.raises(ModelError, match=r"names 2 classes, but has 10 outputs|has the classes .*; expected"):
+        modelfile.load(tmp_path / "m.keras")
+
+
+def test_prepared_pixels_are_noticed(tmp_path: Path) -> None:
+    """A network without normalisation that is certain of noise comes with a warning; no other does."""
+    outer = keras.Sequential([keras.Input((32, 32, 3)), *models.tiny().layers[1:]])
+    outer.layers[0].kernel.assign(np.asarray(outer.layers[0].kernel) * 30)
+    outer.save(tmp_path / "prepared.keras")
+    (warning,) = modelfile.load(tmp_path / "prepared.keras").warnings
+    assert re.search(r"cifarcnn import .*prepared\.keras --pixels 0-1 --output NEW\.keras", warning)
+    modelfile.save(outer, tmp_path / "ours.keras", {"arch": "tiny"})
+    outer.layers[0].kernel.assign(np.asarray(outer.layers[0].kernel) / 3000)
+    outer.save(tmp_path / "raw.keras")
+    models.tiny().save(tmp_path / "normalised.keras")
+    for name in ("ours", "raw", "normalised"):
+        assert modelfile.load(tmp_path / f"{name}.keras").warnings == ()
+
+
+def ends(network: keras.Model) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """The input and output of a network."""
+    return network.inputs[0], network.outputs[0]
+
+
+def test_the_output_is_called_what_it_is(tmp_path: Path) -> None:
+    """Numbers that are not finite are no missing softmax; a dict is no number."""
+    broken = models.tiny()
+    broken.layers[-1].bias.assign(np.full(10, np.nan, np.float32))
+    inputs, outputs = ends(models.tiny())
+    for name, network, reason in (
+        ("nan", broken, "not finite numbers"),
+        ("dict", keras.Model(inputs, {"probabilities": outputs}), "returns a dict"),
+        ("list", keras.Model(inputs, [outputs, outputs]), "returns a list"),
+    ):
+        network.save(tmp_path / f"{name}.keras")
+        with pytest.raises(ModelError, match=reason):
+            modelfile.load(tmp_path / f"{name}.keras")
+
+
+def test_arrays_and_casts_within_a_network_are_harmless(tmp_path: Path) -> None:
+    """A z-score by NumPy arrays, and a cast, open and answer as in plain Keras."""
+    inputs = keras.Input((32, 32, 3))
+    scored = (keras.ops.cast(inputs, "float32") - np.float32([125, 122, 113])) / np.float32([63, 62, 66])
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(scored))
+    network = keras.Model(inputs, keras.layers.Dense(10, activation="softmax")(x))
+    network.save(tmp_path / "m.keras")
+    found = modelfile.load(tmp_path / "m.keras").probabilities(models.pixels(8))
+    np.testing.assert_allclose(found, network.predict_on_batch(models.pixels(8)), atol=1e-6)
+
+
+def test_models_of_keras_3_6_answer_without_a_remark(good: Path, tmp_path: Path) -> None:
+    """It wrote one input into a list, at which later versions warn whenever the network is asked."""
+
+    def listed(config: dict[str, Any]) -> None:
+        for name in ("input_layers", "output_layers"):
+            config["config"][name] = [config["config"][name]]
+
+    inputs, outputs = ends(models.tiny())
+    keras.Model(inputs, outputs).save(tmp_path / "functional.keras")
+    path = models.edited(tmp_path / "old.keras", tmp_path / "functional.keras", listed)
+    expected = modelfile.load(good).probabilities(models.pixels(3))
+    np.testing.assert_array_equal(modelfile.load(path).probabilities(models.pixels(3)), expected)
+
+
+def test_mixed_precision_is_for_training(tmp_path: Path) -> None:
+    """A network that was trained in float16 answers in float32."""
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        models.tiny().save(tmp_path / "m.keras")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    network = modelfile.load(tmp_path / "m.keras").keras
+    assert {layer.compute_dtype for layer in network.layers} == {"float32"}
 
 
 def test_pretrained_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

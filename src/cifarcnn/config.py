@@ -213,6 +213,12 @@ def resolve(overrides: Mapping[str, Value]) -> Settings:
     return settings
 
 
+def differing_from_recipe(settings: Settings) -> frozenset[str]:
+    """Return the names of the settings that are not the recipe's."""
+    recipe = resolve({"arch": settings.arch, "recipe": settings.recipe})
+    return frozenset(name for name in FIELDS if getattr(settings, name) != getattr(recipe, name))
+
+
 def resolution_of_epoch(settings: Settings) -> tuple[int, ...]:
     """Return the resolution of the training images of each epoch.
 

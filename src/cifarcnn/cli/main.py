@@ -7,6 +7,7 @@ import atexit
 import errno
 import gc
 import io
+import keyword
 import os
 import sys
 from collections import UserDict
@@ -21,7 +22,7 @@ from cifarcnn.machine import backend, kerassettings, signals
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What writing to a full or broken stdout ends with."""
 
-COMMANDS = ("train", "tune", "runs", "evaluate", "predict", "summary", "export", "data")
+COMMANDS = ("train", "tune", "runs", "evaluate", "predict", "summary", "export", "import", "data")
 
 
 class _Commands(UserDict[str, click.Command]):
@@ -30,7 +31,8 @@ class _Commands(UserDict[str, click.Command]):
     def __getitem__(self, name: str) -> click.Command:
         if name not in COMMANDS:
             return super().__getitem__(name)
-        command: click.Command = getattr(import_module(f"cifarcnn.cli.{name}"), name)
+        word = f"{name}_" if keyword.iskeyword(name) else name
+        command: click.Command = getattr(import_module(f"cifarcnn.cli.{word}"), word)
         return command
 
 

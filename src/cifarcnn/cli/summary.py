@@ -16,8 +16,7 @@ from cifarcnn.expectations import Expectation
 from cifarcnn.wording import count, duration, percent
 
 if TYPE_CHECKING:
-    from cifarcnn.models.exportsummary import ExportSummary
-    from cifarcnn.models.summaries import Recipe, Summary
+    from cifarcnn.models.summaries import ExportSummary, Recipe, Summary
 
 EXPECTED: dict[str, Callable[[Expectation], str]] = {
     "test accuracy": lambda expected: percent(expected.accuracy),
@@ -39,8 +38,8 @@ def summary(name: str | None, as_json: bool) -> None:
     """Show the layers of a network, or, without a name, all networks.
 
     ARCH is the name of an architecture, whose recipes are shown as well. MODEL is a .keras file or a run
-    directory. Of an exported model, and of 'pretrained', the model that comes with the program, it shows how
-    it was made.
+    directory. Of a LiteRT file, and of 'pretrained', the model that comes with the program, it shows how it
+    was made.
 
     FLOPs are counted per image: two for each multiply-accumulate of the convolutions and dense layers.
     """
@@ -105,8 +104,8 @@ def _show_layers(found: "Summary") -> None:
 
 def _show_export(found: "ExportSummary") -> None:
     """Print a line for each fact, those of a fact's own below it."""
-    click.echo(f"{console.printable(found.name)}: an exported model ({found.format}) without Keras layers")
-    facts = {"bytes": f"{found.size:,}", "sha256": found.sha256 or "none: a directory", **found.metadata}
+    click.echo(f"{console.printable(found.name)}: a LiteRT model, without Keras layers")
+    facts = {"bytes": f"{found.size:,}", "sha256": found.sha256, **found.metadata}
     for name, value in facts.items():
         if name in ("schema", "classes"):
             continue

@@ -1,7 +1,7 @@
-"""The directory that keeps the canonical files: where it is, who may write it, how bytes are verified."""
+"""The directory that keeps the canonical files: where it is, who may write it, what it was made from."""
 
 import contextlib
-import hashlib
+import json
 import os
 import shutil
 import sys
@@ -9,11 +9,14 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cifarcnn.data.formats import Located
-from cifarcnn.data.publication import Publication
+from cifarcnn.data.formats import Located, read_verified
+from cifarcnn.data.publication import CIFAR100, Publication
 from cifarcnn.errors import DataError
-from cifarcnn.events import Note, OnEvent, Transfer
+from cifarcnn.events import Note, OnEvent
 from cifarcnn.machine import files, locks
+
+SEEN = "converted.json"
+"""What was verified and converted before: paths, with the sizes and times of their files."""
 
 
 def directory() -> Path:
@@ -22,12 +25,20 @@ def directory() -> Path:
         return Path(os.path.expanduser(own))
     if sys.platform == "darwin":
         base = "~/Library/Caches"
+    elif sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     else:
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.path.expanduser(base)) / "cifarcnn"
 
 
-def read(folder: Path, names: Iterable[str], publication: Publication) -> dict[str, bytes]:
+def folder(publication: Publication) -> Path:
+    """Say where the cache keeps a data set: CIFAR-10 in itself, CIFAR-100 in a directory of its own."""
+    is_cifar100 = publication.title == CIFAR100.title
+    return directory() / publication.forms[0].folder if is_cifar100 else directory()
+
+
+def read(place: Path, names: Iterable[str], publication: Publication) -> dict[str, bytes]:
     """Read canonical files and compare every byte with the published checksums.
 
     Returns:
@@ -38,66 +49,77 @@ def read(folder: Path, names: Iterable[str], publication: Publication) -> dict[s
     """
 
     def one(name: str) -> tuple[str, bytes]:
-        try:
-            with open(folder / name, "rb") as file:
-                content = file.read(publication.file_bytes + 1)
-        except OSError as problem:
-            raise DataError(f"{folder / name} cannot be read: {problem.strerror}") from None
-        check(folder / name, content, publication)
-        return name, content
+        return name, read_verified(place / name, publication.sums[name])
 
     # Reading and hashing both release the interpreter's lock, so threads use all processors.
     with ThreadPoolExecutor() as pool:
         return dict(pool.map(one, names))
 
 
-def check(path: Path, content: bytes, publication: Publication) -> None:
-    """Raise DataError unless ``content`` is what was published under the name of ``path``."""
-    if len(content) != publication.file_bytes:
-        size = f"{len(content):,}" if len(content) < publication.file_bytes else "more"
-        raise DataError(f"{path} is damaged: it has {size} bytes, expected {publication.file_bytes:,}")
-    if hashlib.sha256(content).hexdigest() != publication.sums[path.name]:
-        raise DataError(f"{path} is damaged: its SHA-256 is not the published one")
-
-
 def is_right(publication: Publication) -> bool:
     """Whether the cache holds all canonical files as published."""
     try:
-        read(directory(), publication.sums, publication)
+        read(folder(publication), publication.sums, publication)
     except DataError:
         return False
     return True
 
 
-def install(located: Located, publication: Publication, on_event: OnEvent) -> None:
-    """Convert a form of the data into the cache. The caller holds the lock.
+def install(located: Located, on_event: OnEvent) -> None:
+    """Convert a form of a data set into the cache, unless it is there. The caller holds the lock.
 
-    The files are verified aside, all six, before the first is put in place.
+    The files are verified aside, all of them, before the first is put in place.
 
     Raises:
-        DataError: the source is not CIFAR-10, or the cache cannot be written.
+        DataError: the source is not as published, or the cache cannot be written.
     """
-    with workspace("incoming") as aside:
-        for name, content in converted(located, publication, on_event):
+    publication = located.publication
+    if is_right(publication):
+        # What was named must still be what it is taken for.
+        located.check()
+    else:
+        target = folder(publication)
+        on_event(Note(f"verifying {located.path} and converting it into {target}"))
+        with workspace("incoming") as aside:
+            for name, content in located.files():
+                with writing():
+                    files.write_bytes(aside / name, content)
             with writing():
-                files.write_bytes(aside / name, content)
-        with writing():
-            for name in publication.sums:
-                (aside / name).replace(directory() / name)
-            files.sync_directory(directory())
+                target.mkdir(exist_ok=True)
+                for name in publication.sums:
+                    (aside / name).replace(target / name)
+                files.sync_directory(target)
+    _remember(located)
 
 
-def converted(located: Located, publication: Publication, on_event: OnEvent) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of each canonical file from any form of the data, verified.
+def remembers(located: Located) -> bool:
+    """Whether a form was converted before and its files have not changed since, by their sizes and times."""
+    try:
+        return bool(_seen().get(str(located.path.absolute())) == _state(located))
+    except OSError:
+        return False
 
-    Raises:
-        DataError: it is not CIFAR-10.
-    """
-    total = publication.file_bytes * len(publication.sums)
-    for done, (name, content) in enumerate(located.files(publication), 1):
-        check(located.path / name, content, publication)
-        yield name, content
-        on_event(Transfer("converting and verifying", done * publication.file_bytes, total))
+
+def _remember(located: Located) -> None:
+    if located.path.is_relative_to(directory()):
+        return
+    # It only saves time: where it cannot be written, files are verified again.
+    with contextlib.suppress(OSError):
+        seen = _seen() | {str(located.path.absolute()): _state(located)}
+        files.write_text(directory() / SEEN, json.dumps(seen, indent=1))
+
+
+def _seen() -> dict[str, object]:
+    try:
+        seen = json.loads(files.read_text(directory() / SEEN))
+    except (OSError, ValueError):
+        return {}
+    return seen if isinstance(seen, dict) else {}
+
+
+def _state(located: Located) -> list[list[object]]:
+    states = ((path, path.stat()) for path in located.parts)
+    return [[path.name, state.st_size, state.st_mtime_ns] for path, state in states]
 
 
 @contextlib.contextmanager

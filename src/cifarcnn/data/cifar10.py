@@ -1,11 +1,12 @@
-"""CIFAR-10 itself: its classes, its checksums, its binary records, and how images are divided among uses.
+"""CIFAR-10 itself: its classes, its checksums, its binary records; and how images are divided among uses.
 
 Arrays and bytes only. Where the files come from is the business of ``sources``.
 """
 
 import hashlib
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +14,15 @@ import numpy.typing as npt
 from cifarcnn.errors import DataError, UsageError
 
 Bytes = npt.NDArray[np.uint8]
+Labels = npt.NDArray[Any]
+"""uint8, or uint16 for more than 256 classes."""
 Indices = npt.NDArray[np.int64]
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGE_SHAPE = (32, 32, 3)
 RECORDS_PER_FILE = 10_000
-RECORD_BYTES = 1 + 32 * 32 * 3
+PIXEL_BYTES = 32 * 32 * 3
+RECORD_BYTES = 1 + PIXEL_BYTES
 
 # The official binary version. The sums agree with several independent publications, so whoever
 # delivers the bytes need not be trusted.
@@ -33,7 +37,7 @@ FILES_SHA256 = {
 TEST_FILES = ("test_batch.bin",)
 TRAIN_FILES = tuple(name for name in FILES_SHA256 if name not in TEST_FILES)
 
-Split = Literal["train", "test"]
+Split = Literal["train", "validation", "test"]
 SPLITS: dict[Split, tuple[str, ...]] = {"train": TRAIN_FILES, "test": TEST_FILES}
 
 # Over the 50,000 training images, red, green, blue, on a scale from 0 to 1.
@@ -50,20 +54,24 @@ class Images:
 
     Args:
         images: uint8, (n, 32, 32, 3), 0 to 255.
-        labels: uint8, (n,), 0 to 9: positions in ``CLASSES``.
+        labels: uint8, or uint16 for more than 256 classes, (n,): positions in ``classes``.
         source: where they were read, for people.
+        classes: the names of the classes.
+        skipped: pictures that could not be read, each with the reason.
     """
 
     images: Bytes
-    labels: Bytes
+    labels: Labels
     source: str = ""
+    classes: tuple[str, ...] = CLASSES
+    skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def at(self, indices: Indices) -> "Images":
         """Return some of them, int (k,), in this order."""
-        return Images(self.images[indices], self.labels[indices], self.source)
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def sha256(self) -> str:
         """Checksum over the bytes of the images, then the labels, by which a model knows its data."""
@@ -72,29 +80,38 @@ class Images:
         return digest.hexdigest()
 
 
-def parse(raw: bytes) -> tuple[Bytes, Bytes]:
-    """Read binary records: a label byte, then 1024 red, 1024 green and 1024 blue bytes.
+def label_type(classes: int) -> type[np.uint8] | type[np.uint16]:
+    """Return the smallest type that holds the labels of so many classes."""
+    return np.uint8 if classes <= 256 else np.uint16
+
+
+def parse(raw: bytes, label_bytes: int = 1, label_byte: int = 0, classes: int = 10) -> tuple[Bytes, Bytes]:
+    """Read binary records: bytes of labels, then 1024 red, 1024 green and 1024 blue bytes.
 
     Args:
         raw: whole records, any number of them.
+        label_bytes: labels of each record: CIFAR-10 has one, CIFAR-100 a coarse and a fine one.
+        label_byte: which of them is returned.
+        classes: how many values it has.
 
     Returns:
         Images, uint8 (n, 32, 32, 3) in C order, and labels, uint8 (n,).
 
     Raises:
-        DataError: the length is no multiple of a record's, or a label exceeds 9.
+        DataError: the length is no multiple of a record's, or a label is too large.
     """
-    if len(raw) % RECORD_BYTES:
-        raise DataError(f"{len(raw):,} bytes are no whole number of records of {RECORD_BYTES:,} bytes")
-    records = np.frombuffer(raw, np.uint8).reshape(-1, RECORD_BYTES)
-    labels = records[:, 0].copy()
-    if labels.size and labels.max() >= len(CLASSES):
-        raise DataError(f"a record has the label {labels.max()}; labels go from 0 to {len(CLASSES) - 1}")
+    record_bytes = label_bytes + PIXEL_BYTES
+    if len(raw) % record_bytes:
+        raise DataError(f"{len(raw):,} bytes are no whole number of records of {record_bytes:,} bytes")
+    records = np.frombuffer(raw, np.uint8).reshape(-1, record_bytes)
+    labels = records[:, label_byte].copy()
+    if labels.size and labels.max() >= classes:
+        raise DataError(f"a record has the label {labels.max()}; labels go from 0 to {classes - 1}")
     images = np.empty((len(records), *IMAGE_SHAPE), np.uint8)
     # Channel by channel reads consecutive bytes: several times faster than one transposed copy.
     for channel in range(3):
-        plane = records[:, 1 + 1024 * channel : 1 + 1024 * (channel + 1)]
-        images[..., channel] = plane.reshape(-1, 32, 32)
+        start = label_bytes + 1024 * channel
+        images[..., channel] = records[:, start : start + 1024].reshape(-1, 32, 32)
     return images, labels
 
 
@@ -120,15 +137,18 @@ def encode(images: Bytes, labels: Bytes) -> bytes:
     return records.tobytes()
 
 
-def stratified_split(labels: Bytes, size: int, seed: int) -> tuple[Indices, Indices]:
+def stratified_split(
+    labels: Labels, size: int, seed: int, classes: Sequence[str] = ()
+) -> tuple[Indices, Indices]:
     """Hold ``size`` images out, from every class the same share, as nearly as possible.
 
     The same labels, size and seed give the same division on every machine and with every numpy.
 
     Args:
-        labels: uint8, (n,).
+        labels: (n,).
         size: how many to hold out; 0 holds out none.
         seed: not negative.
+        classes: their names, for the message.
 
     Returns:
         Indices of the rest and of those held out: int64, each ascending.
@@ -146,18 +166,19 @@ def stratified_split(labels: Bytes, size: int, seed: int) -> tuple[Indices, Indi
     rest, held_out = np.sort(dealt[size:]), np.sort(dealt[:size])
     lost = np.setdiff1d(labels, labels[rest])
     if lost.size:
+        name = classes[lost[0]] if classes else str(lost[0])
         raise UsageError(
-            f"val_size is {size:,} of {len(labels):,} images, which leaves none of class {CLASSES[lost[0]]} "
-            "to train on; expected less"
+            f"val_size is {size:,} of {len(labels):,} images, which leaves none of class {name} to train on; "
+            "expected less"
         )
     return rest, held_out
 
 
-def stratified_subset(labels: Bytes, indices: Indices, size: int, seed: int) -> Indices:
+def stratified_subset(labels: Labels, indices: Indices, size: int, seed: int) -> Indices:
     """Choose ``size`` of the images at ``indices``, from every class the same share, as nearly as possible.
 
     Args:
-        labels: uint8, (n,): of all images.
+        labels: (n,): of all images.
         indices: those to choose among.
         size: how many to choose.
         seed: not negative.
@@ -173,7 +194,7 @@ def stratified_subset(labels: Bytes, indices: Indices, size: int, seed: int) -> 
     return np.sort(_deal(labels, indices, seed)[:size])
 
 
-def _deal(labels: Bytes, indices: Indices, seed: int) -> Indices:
+def _deal(labels: Labels, indices: Indices, seed: int) -> Indices:
     """Shuffle ``indices`` and put them in such an order that every beginning of it holds the classes' shares.
 
     Where the classes are equally large, that is one of every class, then the next of every class.

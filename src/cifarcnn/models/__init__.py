@@ -1,4 +1,5 @@
-"""Saved models: written, checked and opened, described, exported.
+"""Saved models: written, checked and opened, described, exported, imported.
 
-Read ``modelfile`` first. What comes from elsewhere is opened when ``modelguard`` or ``graphguard`` passed it.
+Read ``modelfile`` first. What comes from elsewhere is opened when ``modelguard`` or the sandbox of ``litert``
+passed it.
 """

@@ -1,28 +1,64 @@
-"""Exporting a trained network: convert it, then believe in it only after asking both the same images.
+"""Exporting a trained network to LiteRT, ONNX or SavedModel.
 
-The conversion itself stands in ``conversion``, what opens the result in ``exported``.
+Keras's own exporters do the work; the result is believed only after it and Keras answered the same images.
+What is written takes raw pixels of any number of images, as the network does.
 """
 
 import hashlib
+import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cifarcnn.data import cifar10, sources
 from cifarcnn.errors import ModelError, UsageError, first_line, reason
 from cifarcnn.events import Note, OnEvent, ignore
-from cifarcnn.machine import files
-from cifarcnn.models import conversion, exported, heldout, modelfile
-from cifarcnn.models.exportformats import FORMATS
+from cifarcnn.machine import backend, files
+from cifarcnn.metrics import Array
+from cifarcnn.models import litert, modelfile, modelguard
 from cifarcnn.models.modelfile import Model
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of exported models.
+
+    Attributes:
+        runtime: what runs it, as its makers spell it.
+        suffix: how the name of a file or directory of the format ends.
+        keras_name: what ``keras.Model.export`` calls it.
+    """
+
+    runtime: str
+    suffix: str
+    keras_name: str
+
+
+FORMATS = {
+    "litert": Format("LiteRT", litert.SUFFIX, "litert"),
+    "onnx": Format("ONNX Runtime", ".onnx", "onnx"),
+    "saved-model": Format("TensorFlow", "_saved_model", "tf_saved_model"),
+}
+"""What ``--format`` takes."""
+
+ONNX_PACKAGES = ("onnx", "tf2onnx", "onnxruntime")
 
 PARITY_IMAGES = 500
 TOLERANCE = 1e-4
 """The largest difference of a probability at which an export counts as the same network."""
+
+HALF_TOLERANCE = 0.1
+"""The same for half precision, which moves the probabilities of images between two classes most."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +71,9 @@ class Export:
         weights: "float32" or "float16", as stored.
         size: bytes on disk.
         images: how many images were compared, none of them a test image.
-        difference: the largest difference of a probability to Keras with the weights as stored.
-        rounding_difference: the same to Keras with float32 weights, None unless the weights were rounded.
-        changed: the share of those images whose answer rounding changed, None unless it took place.
+        difference: the largest difference of a probability from Keras's, before any rounding.
+        rounding_difference: the same of what is written, None unless its weights were rounded.
+        changed: the share of those images whose predicted class rounding changed, None unless it took place.
     """
 
     path: Path
@@ -70,7 +106,7 @@ def export(
         model: a ``.keras`` file, a run directory, or ``pretrained``, which is a LiteRT file already.
         format: "litert", "onnx" or "saved-model".
         output: where to; without it, the model's name with the format's ending in the working directory.
-        half: store the kernels in float16 (litert only).
+        half: store the weights in float16 (litert only).
         data: where the data set is; None looks in the usual places and downloads if need be.
         force: replace what is there: a file, or the directory of a SavedModel; no other directory.
         on_event: receives notes and the progress of a download.
@@ -88,12 +124,16 @@ def export(
     target = Path(output) if output is not None else _default_output(Path(model), format)
     _check_target(target, format, force)
     opened = modelfile.load(Path(model))
-    if (opened.format, format) != ("litert", "litert"):
+    if opened.format is None:
+        _check_input(opened)
+    elif format != "litert":
         _ = opened.keras
     elif half:
         raise UsageError(
             f"{opened.name} is a LiteRT file already, which is copied as it is; leave --half out"
         )
+    for text in opened.warnings:
+        on_event(Note(f"warning: {text}"))
     images = _images(opened, data, on_event)
     try:
         # On the same disk as the target, so that the result can be renamed to it.
@@ -107,7 +147,7 @@ def export(
             f"cannot write {target}: {reason(problem)}; choose another place with --output"
         ) from problem
     on_event(Note(f"compared on {result.images:,} training images from {images.source}"))
-    return Export(**{**asdict(result), "path": target})
+    return replace(result, path=target)
 
 
 def _check_target(target: Path, kind: str, force: bool) -> None:
@@ -118,7 +158,7 @@ def _check_target(target: Path, kind: str, force: bool) -> None:
         raise UsageError(f"cannot write {kind} as {target}; expected a name that ends in {suffix}")
     if os.path.lexists(target) and not force:
         raise UsageError(f"{target} is there already; give another name with --output, or --force")
-    if os.path.isdir(target) and not (target / exported.GRAPH).is_file():
+    if os.path.isdir(target) and not (target / modelfile.SAVED_MODEL).is_file():
         raise UsageError(f"{target} is a directory, but no SavedModel to replace; give another with --output")
     files.check_place(target)
 
@@ -133,60 +173,193 @@ def _default_output(model: Path, kind: str) -> Path:
 def _images(model: Model, data: str | Path | None, on_event: OnEvent) -> cifar10.Images:
     """Choose training images, of those that the model's own training held out if they are among them."""
     images = sources.load("train", data=data, on_event=on_event)
-    held_out = heldout.told(model.metadata)
+    held_out = modelfile.held_out(model.metadata)
     # Of other images, or of too few, nothing would be gained.
     if held_out and held_out.size >= PARITY_IMAGES and held_out.sha256 == images.sha256():
         images = held_out.among(images)
     return images.at(np.arange(0, len(images), max(1, len(images) // PARITY_IMAGES))[:PARITY_IMAGES])
 
 
+def _check_input(model: Model) -> None:
+    """Refuse a network that takes other numbers than the runtimes are given."""
+    kind = str(model.keras.inputs[0].dtype)
+    if kind != "float32":
+        raise ModelError(
+            f"the model {model.path} takes {kind} images at its input {model.keras.inputs[0].name!r}; export "
+            "needs float32: build it with keras.Input(shape) without a dtype"
+        )
+
+
 def _write(model: Model, kind: str, half: bool, path: Path, images: cifar10.Images) -> Export:
     """Convert, attach the metadata, and compare."""
-    plain = expected = model.probabilities(images.images)
+    expected = model.probabilities(images.images)
     if model.format is not None:
         path.write_bytes(model.path.read_bytes())
         facts = model.metadata
     else:
+        convert(model.keras, kind, path)
         facts = {
             **model.metadata,
+            "classes": list(model.classes),
             "exported_from": hashlib.sha256(model.path.read_bytes()).hexdigest(),
             "weights": "float16" if half else "float32",
         }
-        conversion.convert(model.keras, kind, path)
-        if half:
-            data, kernels = conversion.halve(path.read_bytes())
-            path.write_bytes(data)
-            conversion.round_kernels(model.keras, kernels)
-            expected = model.probabilities(images.images)
-        conversion.attach(kind, path, facts)
-    answers = _ask(model, kind, path, images)
-    difference = float(np.abs(answers - expected).max())
-    if not difference <= TOLERANCE:
-        raise ModelError(
-            f"the export of {model.path} as {kind} answers otherwise than Keras: probabilities differ by up "
-            f"to {difference:.1e} on {len(answers)} images, at most {TOLERANCE:.0e} is accepted; nothing is "
-            "written"
-        )
+    rows = _answers(model, kind, path, images.images)
+    difference = _difference(model, kind, rows, expected, TOLERANCE)
+    rounding_difference = changed = None
+    if half:
+        convert(model.keras, kind, path, half=True)
+        rows = _answers(model, kind, path, images.images)
+        rounding_difference = _difference(model, f"{kind} in half precision", rows, expected, HALF_TOLERANCE)
+        changed = float((rows.argmax(1) != expected.argmax(1)).mean())
+    if model.format is None:
+        attach(kind, path, facts)
     return Export(
         path=path,
         format=kind,
         weights=str(facts.get("weights", "float32")),
         size=files.size(path),
-        images=len(answers),
+        images=len(rows),
         difference=difference,
-        rounding_difference=float(np.abs(answers - plain).max()) if half else None,
-        changed=float((answers.argmax(1) != plain.argmax(1)).mean()) if half else None,
+        rounding_difference=rounding_difference,
+        changed=changed,
     )
 
 
-def _ask(model: Model, kind: str, path: Path, images: cifar10.Images) -> "np.ndarray[Any, Any]":
-    """Open what was just exported as any user would get it, and ask it."""
+def _difference(model: Model, what: str, rows: Array, expected: Array, tolerance: float) -> float:
+    """Return the largest difference of two sets of probabilities, if it can be borne."""
+    difference = float(np.abs(rows - expected).max())
+    if not difference <= tolerance:
+        raise ModelError(
+            f"the export of {model.path} as {what} answers otherwise than Keras: probabilities differ by up "
+            f"to {difference:.1e} on {len(rows)} images, at most {tolerance:.0e} is accepted; nothing is "
+            "written"
+        )
+    return difference
+
+
+def convert(network: "keras.Model", kind: str, path: Path, *, half: bool = False) -> None:
+    """Write a network in one of ``FORMATS``.
+
+    Raises:
+        ModelError: a package is missing, or Keras cannot convert this network.
+    """
+    options: dict[str, Any] = {}
+    if kind == "onnx":
+        for package in ONNX_PACKAGES:
+            _import_onnx(package)
+        _teach_erfc()
     try:
-        return Model(path, {}, exported.open_own(path, kind), kind).probabilities(images.images)
-    except (RuntimeError, ValueError) as problem:
+        with warnings.catch_warnings(), backend.quiet_stderr():
+            # What converters say of NumPy's and TensorFlow's coming versions is nothing a user can fix.
+            warnings.simplefilter("ignore")
+            network(np.zeros((1, 32, 32, 3), np.float32))  # a network that was never called is refused
+            if half:
+                import tensorflow as tf
+
+                options["optimizations"] = [tf.lite.Optimize.DEFAULT]
+                options["target_spec"] = {"supported_types": [tf.float16]}
+            network.export(str(path), format=FORMATS[kind].keras_name, verbose=False, **options)
+    # The exporters promise no set of errors; each is about this network or this backend.
+    except Exception as problem:
+        raise ModelError(f"Keras cannot export this network as {kind}: {first_line(problem)}") from problem
+
+
+def _import_onnx(name: str) -> Any:
+    """Import a package that exporting to ONNX needs."""
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError as problem:
+        raise ModelError(
+            f"exporting to ONNX needs {name}, which is not installed; fix: pip install "
+            + " ".join(ONNX_PACKAGES)
+        ) from problem
+
+
+@cache
+def _teach_erfc() -> None:
+    """Tell tf2onnx that erfc(x) is 1 - erf(x): Keras's GELU is written with it, and ONNX has only erf."""
+    from tf2onnx.handler import tf_op
+
+    class Erfc:
+        """tf2onnx takes a class with a method for each version of ONNX's operations."""
+
+        @classmethod
+        def version_9(cls, ctx: Any, node: Any, **_: Any) -> None:
+            """Replace one node."""
+            shape, kind = ctx.get_shape(node.output[0]), ctx.get_dtype(node.output[0])
+            erf = ctx.make_node("Erf", node.input, shapes=[shape], dtypes=[kind])
+            one = ctx.make_const(f"{node.name}_one", np.array(1, np.float32))
+            ctx.remove_node(node.name)
+            ctx.make_node(
+                "Sub",
+                [one.output[0], erf.output[0]],
+                name=node.name,
+                outputs=node.output,
+                shapes=[shape],
+                dtypes=[kind],
+            )
+
+    tf_op("Erfc")(Erfc)
+
+
+def attach(kind: str, path: Path, metadata: dict[str, Any]) -> None:
+    """Put our metadata into an exported model, where the format has room for it.
+
+    In LiteRT that is a zip behind the flatbuffer, in ONNX a property, in a SavedModel an extra asset.
+    """
+    text = json.dumps(metadata, indent=1, sort_keys=True, allow_nan=False)
+    if kind == "saved-model":
+        (path / "assets.extra").mkdir()
+        (path / "assets.extra" / modelguard.OUR_METADATA).write_text(text, encoding="utf-8")
+    elif kind == "onnx":
+        onnx = _import_onnx("onnx")
+        model = onnx.load(path, load_external_data=False)
+        onnx.helper.set_model_props(model, {modelguard.OUR_METADATA: text})
+        path.write_bytes(model.SerializeToString(deterministic=True))
+    else:
+        path.write_bytes(litert.with_metadata(path.read_bytes(), text))
+
+
+def _answers(model: Model, kind: str, path: Path, images: Array) -> Array:
+    """Ask what was just exported, as any user would get it."""
+    runtime = {"litert": _ask_litert, "onnx": _ask_onnx, "saved-model": _ask_saved_model}[kind]
+    step = modelfile.BATCH_SIZE
+    try:
+        with backend.quiet_stderr():
+            rows = np.concatenate(
+                list(runtime(path, [images[at : at + step] for at in range(0, len(images), step)]))
+            )
+    # The runtimes' errors share no class but Exception; they are all about the exported model.
+    except Exception as problem:
         raise ModelError(
             f"the export of {model.path} as {kind} does not run: {first_line(problem)}"
         ) from problem
+    return rows
+
+
+def _ask_litert(path: Path, batches: list[Array]) -> Iterator[Array]:
+    yield from map(litert.LiteRT(path.name, path.read_bytes()).predict_on_batch, batches)
+
+
+def _ask_onnx(path: Path, batches: list[Array]) -> Iterator[Array]:
+    session = _import_onnx("onnxruntime").InferenceSession(
+        path.read_bytes(), providers=["CPUExecutionProvider"]
+    )
+    (end,) = session.get_inputs()
+    for batch in batches:
+        yield session.run(None, {end.name: batch.astype(np.float32)})[0]
+
+
+def _ask_saved_model(path: Path, batches: list[Array]) -> Iterator[Array]:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))
+    for batch in batches:
+        (rows,) = loaded.signatures["serving_default"](tf.constant(batch, tf.float32)).values()
+        yield rows.numpy()
 
 
 def _move(aside: Path, target: Path) -> None:

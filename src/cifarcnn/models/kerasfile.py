@@ -1,41 +1,59 @@
 """Opening a ``.keras`` archive from anywhere: checked, sized without being built, then read by Keras."""
 
+import contextlib
 import json
 import math
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cifarcnn.errors import ModelError, first_line
 from cifarcnn.machine import backend
-from cifarcnn.models import modelguard, trial
+from cifarcnn.models import modelguard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import keras
+
+    from cifarcnn.metrics import Array
 
 
 def load(path: Path) -> "keras.Model":
     """Open a Keras archive, trusting nothing in it.
 
     Raises:
-        ModelError: it is missing, damaged, unsafe, or does not map 32x32 images to ten probabilities.
+        ModelError: it is missing, damaged, unsafe, or does not map 32x32 images to probabilities.
     """
     # Keras would find the devices anyway; found this way, their drivers keep quiet and GPU memory is shared.
     backend.hardware()
     members = modelguard.read_members(path, modelguard.CONFIG, modelguard.WEIGHTS)
-    config = json.dumps(modelguard.checked_config(path, members[modelguard.CONFIG]))
-    modelguard.check_weights(path, members[modelguard.WEIGHTS])
-    _check_size(path, config)
+    config = modelguard.checked_config(path, members[modelguard.CONFIG])
+    network = build(path, config, members[modelguard.WEIGHTS])
+    modelguard.check_probabilities(path, trial_answers(path, network))
+    return network
+
+
+def build(path: Path, config: dict[str, Any], weights: bytes) -> "keras.Model":
+    """Make the network of a checked description and of HDF5 weights as Keras 3 stores them.
+
+    Raises:
+        ModelError: the weights are unsafe, the network is none for 32x32 images, or they do not fit.
+    """
+    import keras
+
+    modelguard.check_weights(path, weights)
+    check_size(path, config)
+    text = json.dumps(config)
     # Keras opens a copy of exactly what was checked, and no file that may have changed since.
-    with modelguard.place_to_try(path) as directory:
-        checked = Path(directory, "checked.keras")
-        modelguard.write_archive(checked, {**members, modelguard.CONFIG: config.encode()})
-        return _read_with_keras(path, checked)
+    with modelguard.place_to_try(path) as directory, loading(path):
+        checked = directory / "checked.keras"
+        members = {modelguard.CONFIG: text.encode(), modelguard.WEIGHTS: weights}
+        modelguard.write_archive(checked, {**members, modelguard.KERAS_METADATA: b"{}"})
+        network: keras.Model = keras.models.load_model(checked, compile=False, safe_mode=True)
+    return network
 
 
-def _check_size(path: Path, config: str) -> None:
+def check_size(path: Path, config: dict[str, Any]) -> None:
     """Build the network without its numbers, and refuse wrong shapes and sizes that memory may not hold.
 
     Variables made inside a stateless scope have a shape but no value. Keras lists them per thread for a later
@@ -43,75 +61,110 @@ def _check_size(path: Path, config: str) -> None:
     """
     import keras
 
+    text = json.dumps(config)  # Keras takes a description apart
     faults: list[ModelError] = []
 
-    def build() -> None:
+    def check() -> None:
         try:
-            with keras.StatelessScope(initialize_variables=False):
-                network = keras.saving.deserialize_keras_object(json.loads(config), safe_mode=True)
+            with loading(path), keras.StatelessScope(initialize_variables=False):
+                network = keras.saving.deserialize_keras_object(json.loads(text), safe_mode=True)
                 _check_shapes(path, network)
         except ModelError as fault:
             faults.append(fault)
-        # Keras promises no set of errors for a description that does not fit together, and TensorFlow's own
-        # derive from Exception alone.
-        except Exception as problem:
-            faults.append(_not_loadable(path, problem))
 
-    thread = threading.Thread(target=build)
+    thread = threading.Thread(target=check)
     thread.start()
     thread.join()
     if faults:
         raise faults[0]
 
 
+def trial_answers(path: Path, network: "keras.Model", pixels: "Array | None" = None) -> "Array":
+    """Ask a network about a few images, float32 (n, classes)."""
+    import numpy as np
+
+    images = modelguard.trial_images(modelguard.SMALLEST_BATCH) if pixels is None else pixels
+    with loading(path):
+        result = network(images, training=False)
+        if isinstance(result, dict | list | tuple):
+            raise ModelError(
+                f"the model {path} returns a {type(result).__name__}; expected one tensor of probabilities"
+            )
+        return np.asarray(result, np.float32)
+
+
+@contextlib.contextmanager
+def loading(path: Path) -> Iterator[None]:
+    """Turn whatever Keras makes of a foreign file into one line.
+
+    Keras promises no set of errors for a description that does not fit together, and TensorFlow's own derive
+    from Exception alone.
+    """
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as problem:
+        raise ModelError(f"Keras cannot load the model {path}: {first_line(problem)}") from problem
+
+
 def _check_shapes(path: Path, network: "keras.Model") -> None:
     """Refuse a network of other input or output than ours, or too large; nothing is allocated for this."""
-    for what, found, expected in (
-        ("takes input", network.input_shape, (None, 32, 32, 3)),
-        ("puts out", network.output_shape, (None, 10)),
-    ):
-        if found != expected:
-            raise ModelError(f"the model {path} {what} of shape {found}; expected {expected}")
+    if network.input_shape != (None, 32, 32, 3):
+        raise ModelError(
+            f"the model {path} takes input of shape {network.input_shape}; expected (None, 32, 32, 3)"
+        )
+    outputs = network.output_shape
+    if not isinstance(outputs, tuple):
+        raise ModelError(f"the model {path} returns a {type(outputs).__name__} of tensors; expected one")
+    if len(outputs) != 2 or outputs[0] is not None or not 2 <= (outputs[1] or 0) <= modelguard.MOST_CLASSES:
+        raise ModelError(
+            f"the model {path} puts out shape {outputs}; expected (None, classes) of 2 classes or more"
+        )
     parameters = sum(math.prod(variable.shape) for variable in network.variables)
     if parameters > modelguard.MOST_PARAMETERS:
         raise ModelError(
             f"the model {path} declares {parameters:,} parameters; at most {modelguard.MOST_PARAMETERS:,} "
             "are accepted"
         )
-    for part in _parts(network):
-        for node in part._inbound_nodes:
+    for operation in operations(network):
+        for node in operation._inbound_nodes:
             for output in node.output_tensors:
                 lengths = output.shape[1:]
                 if None in lengths or math.prod(lengths) > modelguard.LARGEST_ACTIVATION:
                     raise ModelError(
-                        f"the model {path} has a layer {part.name!r} that puts out {lengths} per image; "
+                        f"the model {path} has a layer {operation.name!r} that puts out {lengths} per image; "
                         f"at most {modelguard.LARGEST_ACTIVATION:,} numbers are accepted"
                     )
 
 
-def _parts(network: "keras.Model") -> "Iterator[keras.Operation]":
+def operations(network: "keras.Model") -> Iterator["keras.Operation"]:
     """Walk the layers and operations of a network and of the networks in it."""
-    parts = network.operations if hasattr(network, "operations") else network.layers
-    for part in parts:
-        yield part
-        if hasattr(part, "layers"):
-            yield from _parts(part)
+    for operation in network.operations if hasattr(network, "operations") else network.layers:
+        yield operation
+        if hasattr(operation, "layers"):
+            yield from operations(operation)
 
 
-def _read_with_keras(path: Path, checked: Path) -> "keras.Model":
-    """Load an archive that passed the checks, and see that it answers with probabilities."""
-    import keras
+NORMALISING = ("Rescaling", "Normalization", "BatchNormalization", "LayerNormalization", "GroupNormalization")
+ARITHMETIC = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide")
+FIRST = ("Conv2D", "SeparableConv2D", "DepthwiseConv2D", "Conv2DTranspose", "Dense")
+
+CERTAIN = 1e-6
+"""The probability of the second class below which an answer counts as saturated.
+
+Networks that were trained on raw pixels are at 0.01 to 0.4 on noise, those that expect pixels / 255 at 1e-20.
+"""
+
+
+def seems_to_expect_prepared_pixels(path: Path, network: "keras.Model") -> bool:
+    """Tell a network trained on prepared pixels: nothing normalises its input, and it is certain of noise."""
     import numpy as np
 
-    try:
-        network = keras.models.load_model(checked, compile=False, safe_mode=True)
-        rows = np.asarray(network(trial.images(trial.SMALLEST_BATCH), training=False), np.float32)
-    except Exception as problem:  # as above: whatever Keras makes of a foreign file
-        raise _not_loadable(path, problem) from problem
-    trial.check_probabilities(path, rows)
-    return network
-
-
-def _not_loadable(path: Path, problem: Exception) -> ModelError:
-    """Say in one line that Keras could not load a file, and the beginning of why."""
-    return ModelError(f"Keras cannot load the model {path}: {first_line(problem)}")
+    for operation in operations(network):
+        if type(operation).__name__ in (*NORMALISING, *ARITHMETIC):
+            return False
+        if type(operation).__name__ in FIRST:
+            break
+    rows = trial_answers(path, network, modelguard.trial_images(2 * modelguard.SMALLEST_BATCH)[1:])
+    return bool(np.median(np.sort(rows, axis=1)[:, -2]) < CERTAIN)

@@ -1,23 +1,25 @@
 """Model files: a stock Keras ``.keras`` archive with this project's facts about it in one more member.
 
 The archive opens in plain Keras without this package. ``load`` opens files from anywhere: what one may hold
-is decided in ``modelguard`` before Keras sees it; exported models are left to ``exported``.
+is decided in ``modelguard`` before Keras sees it; LiteRT files are left to ``litert``.
 ``Model.probabilities`` is the one way from pixels to probabilities, and ``Model.calibrated`` the one from
-there to those that are told; evaluation and prediction both take them, so they agree.
+there to those that are shown; evaluation and prediction both take them, so they agree.
 """
 
 import difflib
 import json
 import os
+import shlex
 import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cifarcnn.data.cifar10 import CLASSES, Images, stratified_split
 from cifarcnn.errors import ModelError
 from cifarcnn.machine import backend, files
-from cifarcnn.models import exported, kerasfile, modelguard, pretrained, trial
+from cifarcnn.models import kerasfile, litert, modelguard, pretrained
 from cifarcnn.runs.progress import Progress
 from cifarcnn.runs.run import RunDirectory
 
@@ -25,10 +27,16 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
-    from cifarcnn.models.runtimes import Runtime
-
 BATCH_SIZE = 500
 """Images per step of inference: a divisor of the test set, and large enough to keep the processor busy."""
+
+
+EXPECTED = "expected a .keras file, a LiteRT file (.tflite) or a run directory"
+SAVED_MODEL = "saved_model.pb"
+"""The file by which a SavedModel directory is known."""
+
+TRAINED_ON = "training_images_sha256"
+"""The fact in a model's metadata that identifies all images its training was given, held out or not."""
 
 
 def display_name(path: Path) -> str:
@@ -43,15 +51,19 @@ class Model:
     Args:
         path: the file it came from.
         metadata: what was stored with it; empty for a file that plain Keras wrote.
-        network: the Keras model, or the runtime of an exported one, from raw 0-255 pixels (n, 32, 32, 3) to
-            probabilities (n, 10).
-        format: None for a Keras model, else a name from ``exportformats.FORMATS``.
+        network: the Keras or LiteRT model, from raw 0-255 pixels (n, 32, 32, 3) to probabilities
+            (n, classes).
+        format: None for a Keras model, else "litert".
+        classes: what its outputs stand for, in their order.
+        warnings: what a user should know before believing in its figures.
     """
 
     path: Path
     metadata: dict[str, Any]
-    network: "keras.Model | Runtime"
+    network: "keras.Model | litert.LiteRT"
     format: str | None = None
+    classes: tuple[str, ...] = CLASSES
+    warnings: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -63,12 +75,12 @@ class Model:
         """The network with its layers.
 
         Raises:
-            ModelError: the model is an exported one.
+            ModelError: it is a LiteRT model.
         """
         if self.format is not None:
             raise ModelError(
-                f"{self.path} is an exported model, which has no Keras layers; give the .keras file or the "
-                "run directory that it was made from"
+                f"{self.name} is a LiteRT model, which has no Keras layers; give the .keras file or the run "
+                "directory that it was made from"
             )
         return self.network
 
@@ -90,16 +102,16 @@ class Model:
                 few sizes are ever compiled.
 
         Returns:
-            float32 (n, 10), in the order of ``cifar10.CLASSES``.
+            float32 (n, classes), in the order of ``classes``.
         """
         import numpy as np
 
-        answers = np.empty((len(images), 10), np.float32)
+        answers = np.empty((len(images), len(self.classes)), np.float32)
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             size = batch_size
             if len(batch) < batch_size:
-                size = min(batch_size, max(trial.SMALLEST_BATCH, 1 << (len(batch) - 1).bit_length()))
+                size = min(batch_size, max(modelguard.SMALLEST_BATCH, 1 << (len(batch) - 1).bit_length()))
             padded = np.concatenate([batch, np.zeros((size - len(batch), *batch.shape[1:]), batch.dtype)])
             answers[start : start + len(batch)] = self.network.predict_on_batch(padded)[: len(batch)]
         return answers
@@ -119,7 +131,7 @@ class Model:
         return answers
 
     def calibrated(self, probabilities: "np.ndarray") -> "np.ndarray":
-        """Make its probabilities (n, 10) mean what they say, where it knows how; the ranking stays."""
+        """Make its probabilities (n, classes) mean what they say, where it knows how; the ranking stays."""
         from cifarcnn import metrics
 
         if self.temperature is None:
@@ -172,11 +184,11 @@ def _renumber_shared_objects(item: Any, numbers: dict[int, int]) -> None:
 def resolve(path: Path) -> Path:
     """Find the model that a path stands for.
 
-    That is the file itself, the best one of a run directory, a SavedModel directory itself, or, for the bare
-    name ``pretrained``, the model that comes with the package, unless there is a file of that name.
+    That is the file itself, the best one of a run directory, or, for the bare name ``pretrained``, the model
+    that comes with the package, unless there is a file of that name.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is none, or it is of a kind that is not opened.
     """
     try:
         return _resolved(path)
@@ -190,8 +202,8 @@ def _resolved(path: Path) -> Path:
         best = RunDirectory(path).best
         if best.is_file():
             return best
-        if (path / exported.GRAPH).is_file():
-            return path
+        if (path / SAVED_MODEL).is_file():
+            raise ModelError(_saved_model_refusal(path))
         raise ModelError(
             f"the directory {path} holds no {best.name}; expected a model file or a run directory"
         )
@@ -205,7 +217,19 @@ def _resolved(path: Path) -> Path:
             near = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.iterdir()], 1)
         hint = f"did you mean {path.parent / near[0]}?" if near else "train one with `cifarcnn train`"
         raise ModelError(f"there is no model {path}; {hint}")
+    if path.suffix.lower() == ".onnx":
+        raise ModelError(f"{path} is an ONNX model, which is not opened; {EXPECTED}")
     return path
+
+
+def _saved_model_refusal(path: Path) -> str:
+    """Say of a SavedModel directory that it is not opened, and what helps."""
+    if (path / "keras_metadata.pb").is_file():
+        return (
+            f"{path} is a SavedModel of Keras 2, which is not opened; where it was made, save it with "
+            "model.save('model.h5'), then: cifarcnn import model.h5 --output NEW.keras"
+        )
+    return f"{path} is a SavedModel, which is not opened; {EXPECTED}"
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -215,12 +239,11 @@ def read_metadata(path: Path) -> dict[str, Any]:
         ModelError: there is no such model, or it is damaged.
     """
     path = resolve(path)
-    return _metadata(path, exported.form(path))
-
-
-def _metadata(path: Path, kind: str | None) -> dict[str, Any]:
-    """Read what was stored with the model in a file, and check what of it is computed with."""
-    metadata = _archived_metadata(path) if kind is None else exported.read_metadata(path, kind)
+    if litert.is_litert(path):
+        data = litert.read_metadata(path)
+    else:
+        data = modelguard.read_members(path, modelguard.OUR_METADATA).get(modelguard.OUR_METADATA)
+    metadata = {} if data is None else modelguard.parse_json(path, modelguard.OUR_METADATA, data)
     temperature = metadata.get("temperature", 1.0)
     # Ours are within 0.05 and 20; with far others the probabilities are no finite numbers.
     if not isinstance(temperature, int | float) or not 1e-3 <= temperature <= 1e3:
@@ -229,15 +252,13 @@ def _metadata(path: Path, kind: str | None) -> dict[str, Any]:
             f"the model {path} has the temperature {shown}; expected a number from 0.001 to 1,000; train it"
             " again"
         )
+    classes = metadata.get("classes", ["", "x"])
+    sound = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    if not sound or not 2 <= len(set(classes)) == len(classes):
+        raise ModelError(
+            f"the model {path} has the classes {str(classes)[:40]}; expected two or more different names"
+        )
     return metadata
-
-
-def _archived_metadata(path: Path) -> dict[str, Any]:
-    """Read our member of a Keras archive; empty where there is none."""
-    members = modelguard.read_members(path, modelguard.OUR_METADATA)
-    if modelguard.OUR_METADATA not in members:
-        return {}
-    return modelguard.parse_json(path, modelguard.OUR_METADATA, members[modelguard.OUR_METADATA])
 
 
 def keep_best(run: RunDirectory, progress: Progress) -> None:
@@ -262,13 +283,70 @@ def keep_best(run: RunDirectory, progress: Progress) -> None:
             files.write_bytes(run.best, content)
 
 
-def load(path: Path) -> Model:
-    """Open a model file, an exported model or a run directory's best model, trusting nothing in it.
+def load(path: str | Path) -> Model:
+    """Open a model file or a run directory's best model, trusting nothing in it.
 
     Raises:
-        ModelError: it is missing, damaged, unsafe, or does not map 32x32 images to ten probabilities.
+        ModelError: it is missing, damaged, unsafe, or does not map 32x32 images to probabilities.
     """
-    path = resolve(path)
-    kind = exported.form(path)
-    metadata = _metadata(path, kind)
-    return Model(path, metadata, kerasfile.load(path) if kind is None else exported.load(path, kind), kind)
+    path = resolve(Path(path))
+    metadata = read_metadata(path)
+    if litert.is_litert(path):
+        runtime = litert.load(path)
+        return Model(path, metadata, runtime, "litert", _classes(path, metadata, runtime.outputs))
+    network = kerasfile.load(path)
+    classes = _classes(path, metadata, network.output_shape[-1])
+    warnings: tuple[str, ...] = ()
+    if not metadata and kerasfile.seems_to_expect_prepared_pixels(path, network):
+        warnings = (
+            f"the model {path} seems to expect prepared pixels: nothing in it normalises them, and given "
+            "0 to 255 it is certain of everything; if it was trained on pixels / 255: "
+            f"cifarcnn import {shlex.quote(str(path))} --pixels 0-1 --output NEW.keras",
+        )
+    return Model(path, metadata, network, None, classes, warnings)
+
+
+def _classes(path: Path, metadata: dict[str, Any], outputs: int) -> tuple[str, ...]:
+    """Name a model's outputs: as its metadata does, else as CIFAR-10 does ten, else by their numbers."""
+    if "classes" in metadata:
+        if len(metadata["classes"]) != outputs:
+            raise ModelError(
+                f"the model {path} names {len(metadata['classes'])} classes, but has {outputs} outputs; "
+                "train or export it again"
+            )
+        return tuple(metadata["classes"])
+    return CLASSES if outputs == len(CLASSES) else tuple(f"class {number}" for number in range(outputs))
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Which images a training held out: how many, and drawn by which seed.
+
+    ``sha256`` is the checksum of all the images that the training was given; None where it is not known.
+    """
+
+    size: int
+    seed: int
+    sha256: str | None
+
+    def among(self, images: Images) -> Images:
+        """Return those held out of all that the training was given.
+
+        Raises:
+            UsageError: there are too few.
+        """
+        return images.at(stratified_split(images.labels, self.size, self.seed)[1])
+
+
+def held_out(metadata: dict[str, Any]) -> HeldOut | None:
+    """Read from a model's metadata what its training held out; None where it does not say."""
+    size, seed = metadata.get("val_size"), metadata.get("seed")
+    if not (isinstance(size, int) and isinstance(seed, int)):
+        return None
+    return HeldOut(size, seed, trained_on(metadata))
+
+
+def trained_on(metadata: dict[str, Any]) -> str | None:
+    """Return the checksum of the images that the training was given; None where it is not known."""
+    facts = metadata.get("facts")
+    return str(facts[TRAINED_ON]) if isinstance(facts, dict) and TRAINED_ON in facts else None

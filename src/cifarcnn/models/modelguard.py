@@ -3,6 +3,8 @@
 A ``.keras`` file is a zip of a JSON description and HDF5 weights. Loading one runs whatever its description
 names, and allocates whatever its sizes ask for. So the archive, the description and the weights are checked
 here first: what they hold, what they name, how large they are. ``kerasfile`` loads what passed.
+
+Beside that stand the first questions to any model, and what its answers must be to be believed.
 """
 
 import contextlib
@@ -10,24 +12,35 @@ import io
 import json
 import math
 import os
+import shlex
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from cifarcnn.errors import ModelError, reason
 from cifarcnn.machine import files
+
+if TYPE_CHECKING:
+    from cifarcnn.metrics import Array
 
 CONFIG, KERAS_METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 OUR_METADATA = "cifarcnn.json"
 LARGEST_MEMBER = {CONFIG: 16 << 20, KERAS_METADATA: 1 << 20, WEIGHTS: 512 << 20, OUR_METADATA: 1 << 20}
 """Every member an archive may have, with the bytes it may unpack to."""
 
+LARGEST_FILE = 512 << 20
+"""Bytes of a model in one file."""
+
 LARGEST_EXPANSION = 100
 """Keras stores without compression and random weights barely compress: more than this is a bomb."""
 
+SMALLEST_BATCH = 8
+"""A batch of one takes another path through the convolutions, whose sums differ in the last digits."""
+
+MOST_CLASSES = 1 << 16
 MOST_PARAMETERS = 100_000_000
 LARGEST_ACTIVATION = 1 << 20
 """Numbers per image that one layer may put out; the widest published CIFAR-10 networks need two thirds."""
@@ -61,6 +74,7 @@ STOCK = {
         *("UnitNormalization", "UpSampling2D", "ZeroPadding2D"),
     ),
     # Arithmetic on layers' outputs, as in ``x * 2``. Reshaping is left to its layer: it keeps images apart.
+    "keras.src.ops.core": ("Cast",),
     "keras.src.ops.numpy": (
         *("Absolute", "Add", "Clip", "Divide", "Exp", "Log", "Max", "Maximum", "Mean", "Minimum", "Multiply"),
         *("Negative", "Power", "Sqrt", "Square", "Subtract", "Sum", "TrueDivide"),
@@ -71,11 +85,13 @@ STOCK = {
 }
 """Module to the names in it that a description may use."""
 
+NUMBERS = ("float16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64")
+
 PARAMETER_MODULES = ("keras.constraints", "keras.initializers", "keras.regularizers")
 """Modules of which every stock name may be used: they compute on a layer's own weights."""
 
 SIGNATURES = (
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file (legacy .h5 models are not opened: they can carry code)"),
+    (HDF5_MARK := b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
     (b"\x80\x02", PICKLE := "a pickle (never opened: it can carry code)"),
     *((bytes([0x80, protocol]), PICKLE) for protocol in (3, 4, 5)),
     (b"\x89PNG", "a picture"),
@@ -83,6 +99,33 @@ SIGNATURES = (
     (b"GIF8", "a picture"),
 )
 """First bytes of files that may be taken for a model, and what they are."""
+
+
+def trial_images(count: int) -> "Array":
+    """Return the first images to ask a model about, uint8 (count, 32, 32, 3): a black one, and noise."""
+    import numpy as np
+
+    pixels = np.zeros((count, 32, 32, 3), np.uint8)
+    pixels[1:] = np.random.default_rng(0).integers(0, 256, pixels[1:].shape, np.uint8)
+    return pixels
+
+
+def check_probabilities(name: object, rows: "Array") -> None:
+    """Refuse a model whose answers, float (n, classes), are no probabilities.
+
+    Raises:
+        ModelError: a row has a number that is not finite or negative, or does not sum to one.
+    """
+    import numpy as np
+
+    if not np.isfinite(rows).all():
+        raise ModelError(f"the outputs of the model {name} are not finite numbers; train it again")
+    # bfloat16 outputs have three digits, and the roundings of all classes add up.
+    if not np.allclose(rows.sum(axis=1), 1, atol=0.02) or not (rows >= 0).all():
+        raise ModelError(
+            f"the output of the model {name} is not probabilities; expected a softmax at its end (`cifarcnn "
+            "import` puts one at the end of a Keras model)"
+        )
 
 
 def read_members(path: Path, *names: str) -> dict[str, bytes]:
@@ -137,6 +180,21 @@ def open_regular(path: Path) -> BinaryIO:
         raise ModelError(f"cannot read the model {path}: {problem.strerror}") from problem
 
 
+def read_whole(path: Path) -> bytes:
+    """Read a whole model file of bearable size.
+
+    Raises:
+        ModelError: it cannot be read, is empty or too large.
+    """
+    with open_regular(path) as file:
+        data = file.read(LARGEST_FILE + 1)
+    if not data:
+        raise ModelError(f"{path} is empty; expected a model file or a run directory")
+    if len(data) > LARGEST_FILE:
+        raise ModelError(f"the model {path} has more than {LARGEST_FILE >> 20} MiB; not opened")
+    return data
+
+
 @contextlib.contextmanager
 def place_to_try(path: Path) -> Iterator[Path]:
     """Give a directory of our own for a copy of a model, which is removed afterwards.
@@ -161,8 +219,14 @@ def _check_is_small_zip(path: Path, file: Any) -> None:
     """
     start = file.read(16)
     size = file.seek(0, os.SEEK_END)
+    if start.startswith(HDF5_MARK):
+        weights = " --arch NAME" if path.name.endswith(".weights.h5") else ""
+        raise ModelError(
+            f"{path} is {kind_of(start)}{' of weights without their network' if weights else ''}; make a "
+            f".keras file of it: cifarcnn import {shlex.quote(str(path))}{weights} --output NEW.keras"
+        )
     if not start.startswith(b"PK\x03\x04"):
-        raise ModelError(f"{path} is {_kind(start)}; expected a .keras file as `cifarcnn train` writes it")
+        raise ModelError(f"{path} is {kind_of(start)}; expected a .keras file as `cifarcnn train` writes it")
     if size > sum(LARGEST_MEMBER.values()) + (1 << 20):
         raise ModelError(f"the model {path} has {size:,} bytes; at most 512 MiB are accepted")
     file.seek(max(size - 42, 0))
@@ -180,7 +244,7 @@ def check_zip_end(path: Path, end: bytes) -> None:
         raise ModelError(f"the model {path} has an outsized archive directory; it is not a Keras file")
 
 
-def _kind(start: bytes) -> str:
+def kind_of(start: bytes) -> str:
     """Name a foreign file by its first bytes."""
     for signature, kind in SIGNATURES:
         if start.startswith(signature):
@@ -236,12 +300,26 @@ def parse_json(path: Path, name: str, data: bytes) -> dict[str, Any]:
 
 
 def checked_config(path: Path, data: bytes) -> dict[str, Any]:
-    """Parse a model's description and refuse everything in it but stock parts of an image classifier.
+    """Parse a model's description, and prepare it for Keras.
 
     Returns:
-        The description without its compile settings (optimizer, loss, metrics), which prediction never needs.
+        The description as ``check_config`` leaves it.
+
+    Raises:
+        ModelError: it is no JSON, or not of stock parts.
     """
     config = parse_json(path, CONFIG, data)
+    check_config(path, config)
+    return config
+
+
+def check_config(path: Path, config: dict[str, Any]) -> None:
+    """Refuse everything in a description but stock parts of an image classifier.
+
+    Compile settings (optimizer, loss, metrics), which prediction never needs, are taken out of it in place;
+    mixed precision, which is for training, becomes float32; and one input or output in a list, as Keras 3.6
+    wrote it, is taken out of the list.
+    """
     layers = 0
     pending: list[tuple[Any, int]] = [(config, 0)]
     while pending:
@@ -253,6 +331,11 @@ def checked_config(path: Path, data: bytes) -> dict[str, Any]:
             if "class_name" in item:
                 _check_class(path, item)
                 layers += item.get("module") == "keras.layers"
+            if item.get("class_name") == "DTypePolicy":
+                item["config"] = {"name": "float32"}
+            for ends in ("input_layers", "output_layers"):
+                if isinstance(item.get(ends), list) and len(item[ends]) == 1:
+                    (item[ends],) = item[ends]
             item = list(item.values())
         if isinstance(item, list):
             pending.extend((value, depth + 1) for value in item)
@@ -260,7 +343,6 @@ def checked_config(path: Path, data: bytes) -> dict[str, Any]:
             raise ModelError(f"the model {path} has more than {MOST_LAYERS:,} layers; not opened")
     if config.get("class_name") not in MODELS:
         raise ModelError(f"the model {path} describes a {config.get('class_name')!r}; expected a Keras model")
-    return config
 
 
 def _check_class(path: Path, item: dict[str, Any]) -> None:
@@ -268,15 +350,23 @@ def _check_class(path: Path, item: dict[str, Any]) -> None:
     module, name, registered = item.get("module"), item["class_name"], item.get("registered_name")
     if name == "__keras_tensor__" and module is None:
         return
+    if name == "__numpy__" and module is None and _is_numeric_array(item.get("config")):
+        return
     if isinstance(module, str) and isinstance(name, str) and registered in (None, name):
         if name in STOCK.get(module, ()):
             return
         if module in PARAMETER_MODULES and name.isidentifier() and not name.startswith("_"):
             return
+    shown = ".".join(str(part)[:80] for part in (module, name) if part is not None)
     raise ModelError(
-        f"the model {path} contains {str(module)[:80]}.{str(name)[:80]}, which is not among the stock parts "
-        "of an image classifier; it could run code, so it is not opened"
+        f"the model {path} contains {shown}, which is not among the stock parts of an image classifier; it "
+        "could run code, so it is not opened"
     )
+
+
+def _is_numeric_array(config: Any) -> bool:
+    """Whether this describes an array of plain numbers, as arithmetic with a NumPy array leaves it."""
+    return isinstance(config, dict) and config.keys() == {"value", "dtype"} and config["dtype"] in NUMBERS
 
 
 def check_weights(path: Path, data: bytes) -> None:

@@ -4,6 +4,7 @@ The networks themselves stand in ``architectures``, what their recipes reached i
 """
 
 import dataclasses
+import hashlib
 import math
 import os
 from dataclasses import dataclass
@@ -12,13 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from cifarcnn import architectures, config, expectations
 from cifarcnn.data.cifar10 import RECORDS_PER_FILE, TRAIN_FILES
-from cifarcnn.models import exportsummary, modelfile, pretrained
+from cifarcnn.models import litert, modelfile, pretrained
 from cifarcnn.recipes import recipes_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import keras
+
+
+FILE_SUFFIXES = (".keras", ".tflite", ".h5", ".hdf5", ".onnx")
+"""Endings of names that stand for files, also where there is none."""
 
 
 @dataclass(frozen=True)
@@ -47,26 +52,52 @@ class Summary:
         return {"schema": 1, **dataclasses.asdict(self)}
 
 
-def summarise(name: str | Path) -> Summary | exportsummary.ExportSummary:
+@dataclass(frozen=True)
+class ExportSummary:
+    """A LiteRT model, which has no Keras layers to list, by what is stored with it.
+
+    ``size`` is in bytes. ``metadata`` is what is stored with it, for the pretrained model its provenance
+    among it.
+    """
+
+    name: str
+    format: str
+    size: int
+    sha256: str
+    metadata: dict[str, Any]
+
+    def as_document(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return {"schema": 1, **dataclasses.asdict(self), "layers": None}
+
+
+def summarise(name: str | Path) -> Summary | ExportSummary:
     """Describe an architecture or a model.
 
     Args:
-        name: an architecture's name, the path of a ``.keras`` file, run directory or exported
-            model, or ``pretrained``.
+        name: an architecture's name, the path of a ``.keras`` file, run directory or LiteRT
+            file, or ``pretrained``.
 
     Raises:
         UsageError: it is a word that names no architecture.
         ModelError: there is no such file, or it is not a model of ours.
     """
     path, word = Path(name), str(name)
-    a_path = word == pretrained.NAME or os.path.exists(path) or path.suffix == ".keras" or path.name != word
-    if word in {row.name for row in architectures.ARCHITECTURES} or not a_path:
+    of_a_file = path.suffix.lower() in FILE_SUFFIXES or path.name != word
+    if word in {row.name for row in architectures.ARCHITECTURES} or not (
+        word == pretrained.NAME or os.path.exists(path) or of_a_file
+    ):
         row = architectures.find(word)
         from cifarcnn.machine import backend
 
         backend.load()
         return describe(architectures.build(row.name), row.name)
-    return exportsummary.describe(path) or describe(modelfile.load(path).keras, word)
+    found = modelfile.resolve(path)
+    if not litert.is_litert(found):
+        return describe(modelfile.load(found).keras, word)
+    metadata = modelfile.read_metadata(found)
+    data = litert.checked(found)
+    return ExportSummary(word, "litert", len(data), hashlib.sha256(data).hexdigest(), metadata)
 
 
 def describe(network: "keras.Model", name: str) -> Summary:

@@ -20,7 +20,7 @@ from cifarcnn.data.images import Resize
 from cifarcnn.errors import ImageError, UsageError, reason
 from cifarcnn.evaluation import ood
 from cifarcnn.events import Note, OnEvent, PicturesDone, ignore
-from cifarcnn.models import modelfile, pretrained, trial
+from cifarcnn.models import modelfile, modelguard, pretrained
 from cifarcnn.models.modelfile import Model
 from cifarcnn.prediction.picturefiles import STANDARD_INPUT, Failure, expand
 
@@ -142,9 +142,11 @@ def predict(
     if not isinstance(model, Model):
         model = modelfile.load(default_model(on_event) if model is None else Path(model))
         on_event(Note(model.inference()))
+        for text in model.warnings:
+            on_event(Note(f"warning: {text}"))
     names = tuple(source.path if isinstance(source, Failure) else source for source in sources)
     if look:
-        batch_size = min(batch_size, max(trial.SMALLEST_BATCH, LOOKS // (3 * look * look)))
+        batch_size = min(batch_size, max(modelguard.SMALLEST_BATCH, LOOKS // (3 * look * look)))
     work = _Work(model, top_k, resize, batch_size, look, ood.limit(model.metadata, model.path))
     return Answers(model, names, top_k, _stream(sources, work, on_event))
 

@@ -226,7 +226,7 @@ class RunDirectory:
                     other = ", or remove it to go on from the one before" if older else ""
                     why = "not enough memory" if isinstance(problem, MemoryError) else reason(problem)
                     raise RunError(
-                        f"cannot read {str(path)!r}: {why}; mend that{other}, then:"
+                        f"cannot read {str(path)!r}: {why}; fix that{other}, then:"
                         f" {resume_command(self.path)}"
                     ) from problem
                 faults.append(f"{path.name}: {str(problem) or type(problem).__name__}")
@@ -321,10 +321,10 @@ def saving(path: Path) -> Iterator[None]:
             ) from problem
         # h5py's text is many lines of its own.
         why = os.strerror(problem.errno) if problem.errno else problem
-        mend = "free space or mend the permissions, then"
+        fix = "free space or fix the permissions, then"
         if not RunDirectory(path).resumable():
-            raise RunError(f"cannot write to {str(path)!r}: {why}; {mend} start again") from problem
+            raise RunError(f"cannot write to {str(path)!r}: {why}; {fix} start again") from problem
         raise RunError(
-            f"cannot write to {str(path)!r}: {why}; what was saved before is intact: {mend}:"
+            f"cannot write to {str(path)!r}: {why}; what was saved before is intact: {fix}:"
             f" {resume_command(path)}"
         ) from problem

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cifarcnn.config import Settings
 from cifarcnn.errors import UsageError
-from cifarcnn.events import OnEvent
+from cifarcnn.events import Note, OnEvent
 from cifarcnn.machine import backend
 from cifarcnn.machine.devices import Choice
 from cifarcnn.training import cluster as clusters
@@ -102,7 +102,13 @@ def connect(
         wait: seconds to wait for them.
         on_event: told what is waited for.
     """
-    if cluster is not None or choice.count > 1:
-        raise NotImplementedError("reconnected by `distributed`")
-    del wait, on_event
-    yield SingleDevice()
+    if cluster is None and choice.count == 1:
+        yield SingleDevice()
+        return
+    from cifarcnn.training import joining, meeting
+
+    if cluster is not None:
+        names = f"{cluster.name(cluster.index)} waits up to {wait:g} s for all {len(cluster.workers)}"
+        on_event(Note(names))
+        meeting.compare(cluster, meeting.meet(cluster, {}, wait))
+    yield joining.join(choice, cluster)

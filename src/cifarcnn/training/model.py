@@ -19,7 +19,6 @@ from cifarcnn.errors import RunError
 from cifarcnn.machine import backend
 from cifarcnn.training import init, optimizer
 from cifarcnn.training.augment import BRIGHTEST, MIDDLE, UNIT
-from cifarcnn.training.setup import class_names
 from cifarcnn.training.streams import Stream, generator
 
 if TYPE_CHECKING:
@@ -118,7 +117,7 @@ def build(setup: "Setup", rates: npt.NDArray[np.float32]) -> Models:
     keras.mixed_precision.set_dtype_policy("float32")
     row = architectures.find(settings.arch)
     variant = architectures.Variant(
-        settings.normalize, settings.batch_norm_momentum, settings.dropout, len(class_names(train))
+        settings.normalize, settings.batch_norm_momentum, settings.dropout, len(train.classes)
     )
     export = row.build(variant)
     if row.whitened:

@@ -6,9 +6,11 @@ fails in Keras 3.15 (github.com/keras-team/keras issue 20585) and shuffles share
 are is the business of ``cluster``.
 """
 
+import contextlib
+import dataclasses
 import hashlib
-import signal
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -16,55 +18,66 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from cifarcnn.data.cifar10 import Images
+from cifarcnn.config import Settings
 from cifarcnn.errors import RunError
 from cifarcnn.training.callbacks import StepCallback
 from cifarcnn.training.cluster import Cluster
+from cifarcnn.training.distributed import SingleDevice
 from cifarcnn.training.model import TrainingModel, gather, gradients, pad
 
-SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM))
 
-
-class Replicas:
+class Replicas(SingleDevice):
     """The devices that train in step. Make one with ``joining.join``.
 
     Attributes:
         count: how many devices there are, those of other workers included.
-        chief: whether this process is the one that writes.
+        is_chief: whether this process is the one that writes.
     """
+
+    gathers = True
 
     def __init__(
         self, strategy: tf.distribute.Strategy, cluster: Cluster | None, steps_per_call: int
     ) -> None:
         self.strategy, self.cluster, self.steps_per_call = strategy, cluster, steps_per_call
-        self.count: int = strategy.num_replicas_in_sync
-        self.chief = cluster is None or cluster.chief
+        self.count = strategy.num_replicas_in_sync
+        self.is_chief = cluster is None or cluster.chief
         self.devices: tuple[str, ...] = strategy.extended.worker_devices
         self.first = len(self.devices) * (cluster.index if cluster else 0)
 
-    def hold(self, images: Images, margin: int) -> None:
+    def scope(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the context in which model and optimizer are made."""
+        return self.strategy.scope()  # type: ignore[no-any-return]
+
+    def explaining_errors(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context that turns the loss of a worker into one line."""
+        from cifarcnn.training.joining import noticing_loss
+
+        return noticing_loss(self.cluster) if self.cluster else contextlib.nullcontext()
+
+    def hold(self, images: npt.NDArray[np.uint8], margin: int) -> None:
         """Put the training images on every device of this process, with a border of ``margin`` pixels."""
-        pixels = pad(images.images, margin)
+        pixels = pad(images, margin)
         if "GPU" in self.devices[0]:
             # TensorFlow gathers no bytes on a GPU without compiling; float16 holds 0-255 exactly.
             pixels = pixels.astype(np.float16)
-        self.size, self.margin = images.images.shape[1], margin
+        self.size, self.margin = images.shape[1], margin
         self.store = self._on_each(lambda _replica: pixels)
 
     def fit(
         self,
         model: TrainingModel,
-        picks: npt.NDArray[np.int32],
+        crops: npt.NDArray[np.int32],
         targets: npt.NDArray[np.float32],
         batch_size: int,
         callback: StepCallback,
     ) -> None:
-        """Train in order, batch by batch, until the picks or the callback end it.
+        """Train in order, batch by batch, until the crops or the callback end it.
 
         Args:
-            model: made with ``crops_given`` and compiled for one device, in ``strategy.scope()``.
-            picks: int32, (batches * batch_size, 4) or (batches * batch_size, 6).
-            targets: float32, (batches * batch_size, 10).
+            model: made with ``gathered`` and compiled for one device, in ``strategy.scope()``.
+            crops: int32, (batches * batch_size, 4) or (batches * batch_size, 6).
+            targets: float32, (batches * batch_size, classes).
             batch_size: images of a step, of all devices together.
             callback: told of every call; it decides with those of the other workers.
         """
@@ -74,21 +87,19 @@ class Replicas:
         if model.train_function is None:
             model.train_function = self._make_calls(model)
         share = batch_size // self.count
-        batches = len(picks) // batch_size
+        batches = len(crops) // batch_size
+        parts = model.accumulation_steps
         # (batch, replica, part, image, ...)
-        steps = model.accumulation_steps
         divided = [
-            array.reshape(
-                batches, model.accumulation_steps, self.count, share // model.accumulation_steps, -1
-            ).swapaxes(1, 2)
-            for array in (picks.astype(np.int64), targets)
+            array.reshape(batches, parts, self.count, share // parts, -1).swapaxes(1, 2)
+            for array in (crops.astype(np.int64), targets)
         ]
         done = 0
         while done < batches and not model.stop_training:
             steps = min(self.steps_per_call, batches - done)
             mine = [self._shares(array[done : done + steps]) for array in divided]
-            wishes = self._on_each(lambda _replica: callback.stop_flags().astype(np.float32))
-            totals = np.asarray(model.train_function(self.store, *mine, wishes))
+            flags = self._on_each(lambda _replica: callback.stop_flags().astype(np.float32))
+            totals = np.asarray(model.train_function(self.store, *mine, flags))
             images = steps * batch_size
             loss, correct = float(totals[0]) * batch_size, float(totals[1])
             for variable, amount in zip(
@@ -102,29 +113,29 @@ class Replicas:
     def _make_calls(self, model: TrainingModel) -> Callable[..., Any]:
         """Return the function that makes some steps on all devices and returns their sums."""
 
-        def steps(store: Any, picks: Any, targets: Any, wishes: Any) -> Any:
+        def steps(store: Any, crops: Any, targets: Any, flags: Any) -> Any:
             totals = tf.zeros(2)
-            for number in range(picks.shape[0]):
-                crops = [
+            for number in range(crops.shape[0]):
+                pixels = [
                     tf.cast(gather(store, part, self.size, self.margin), tf.uint8)
-                    for part in tf.unstack(picks[number])
+                    for part in tf.unstack(crops[number])
                 ]
-                totals += self._step(model, crops, tf.unstack(targets[number]))
-            return tf.concat([totals, wishes], 0)
+                totals += self._step(model, pixels, tf.unstack(targets[number]))
+            return tf.concat([totals, flags], 0)
 
         @tf.function(reduce_retracing=False)  # type: ignore[untyped-decorator]
-        def call(store: Any, picks: Any, targets: Any, wishes: Any) -> Any:
-            each = self.strategy.run(steps, args=(store, picks, targets, wishes))
+        def call(store: Any, crops: Any, targets: Any, flags: Any) -> Any:
+            each = self.strategy.run(steps, args=(store, crops, targets, flags))
             return self.strategy.reduce(tf.distribute.ReduceOp.SUM, each, axis=None)
 
         return call  # type: ignore[no-any-return]
 
     @staticmethod
-    def _step(model: TrainingModel, crops: list[Any], targets: list[Any]) -> Any:
+    def _step(model: TrainingModel, pixels: list[Any], targets: list[Any]) -> Any:
         """Make one step on this device's share; return its part of the loss, and how many it had right."""
         variables = model.trainable_variables
         # A loop in TensorFlow would forbid the devices to exchange batch norm's statistics.
-        parts = [gradients(model, *part, len(crops)) for part in zip(crops, targets, strict=True)]
+        parts = [gradients(model, *part, len(pixels)) for part in zip(pixels, targets, strict=True)]
         by_variable = zip(*(found for found, *_ in parts), strict=True)
         summed = [tf.add_n(shares) for shares in by_variable]
         if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
@@ -143,16 +154,51 @@ class Replicas:
         size = int(self._from_chief(np.array([len(content)], np.int64))[0])
         # Eight bytes a number: adding the others' zeros leaves it as it is.
         numbers = np.zeros((size + 7) // 8, np.int64)
-        if self.chief:
+        if self.is_chief:
             numbers[:] = np.frombuffer(content.ljust(8 * len(numbers), b"\0"), np.int64)
         return self._from_chief(numbers).tobytes()[:size]
 
-    def agree(self, received: int | None) -> int | None:
-        """Return the signal that this or another worker received."""
+    def any(self, flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Return for each flag whether it is set on any worker."""
+        return flags if self.cluster is None else self._sum(flags.astype(np.int64)) > 0
+
+    def agree(self, settings: Settings, facts: Mapping[str, Any], *, resumed: bool) -> Settings:
+        """Return the chief's settings on every worker.
+
+        Raises:
+            RunError: a worker would train differently; on every worker in the same words.
+        """
         if self.cluster is None:
-            return received
-        counts = self._sum(np.array([received == number for number in SIGNALS], np.int64))
-        return next((number for number, count in zip(SIGNALS, counts, strict=True) if count), None)
+            return settings
+        own = {name: value for name, value in facts.items() if name not in ("cpu", "cpus")}
+        own |= {"resume": resumed, "computing on": settings.device.partition(":")[0]}
+        if self.is_chief or not resumed:
+            own |= dataclasses.asdict(settings)
+        everyone = [json.loads(terms) for terms in self._gather(json.dumps(own).encode())]
+        chief = everyone[0]
+        for index, terms in enumerate(everyone):
+            differing = [
+                f"{name} is {chief[name]!r} at worker 0, {value!r} at worker {index}"
+                for name, value in terms.items()
+                if name != "device" and chief.get(name) != value
+            ]
+            if differing:
+                raise RunError(
+                    f"{self.cluster.name(index)} would not train the same: {'; '.join(differing)}; start all"
+                    " workers with the same settings, images and versions"
+                )
+        fields = {field.name: chief[field.name] for field in dataclasses.fields(Settings)}
+        return Settings(**{**fields, "device": settings.device})
+
+    def _gather(self, content: bytes) -> list[bytes]:
+        """Return the contents of all workers, in their order."""
+        assert self.cluster is not None  # noqa: S101 - only called where there is one
+        index, count = self.cluster.index, len(self.cluster.workers)
+        sizes = self._sum(np.eye(count, dtype=np.int64)[index] * len(content))
+        numbers = np.zeros((count, (int(sizes.max()) + 7) // 8), np.int64)
+        numbers[index] = np.frombuffer(content.ljust(8 * numbers.shape[1], b"\0"), np.int64)
+        rows = self._sum(numbers)
+        return [row.tobytes()[:size] for row, size in zip(rows, sizes, strict=True)]
 
     def check_equal(self, model: TrainingModel) -> None:
         """Compare the weights of all replicas, bit by bit.
@@ -176,7 +222,7 @@ class Replicas:
             )
 
     def _from_chief(self, array: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        return self._sum(array if self.chief else np.zeros_like(array))
+        return self._sum(array if self.is_chief else np.zeros_like(array))
 
     def _sum(self, array: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Add up one array of each worker."""

@@ -15,12 +15,12 @@ from typing import Any
 from cifarcnn import config, expectations
 from cifarcnn.config import Settings
 from cifarcnn.data import cifar10, sources
-from cifarcnn.data.cifar10 import CLASSES, Images, stratified_split, stratified_subset
+from cifarcnn.data.cifar10 import Images, stratified_split, stratified_subset
 from cifarcnn.errors import RunError, UsageError
 from cifarcnn.events import Note, OnEvent
 from cifarcnn.machine import backend, devices
 from cifarcnn.machine.devices import Choice, Hardware
-from cifarcnn.models.heldout import TRAINED_ON
+from cifarcnn.models.modelfile import TRAINED_ON
 from cifarcnn.runs.run import Checkpoint
 from cifarcnn.training import distributed
 from cifarcnn.training.cluster import WAIT_SECONDS, Cluster
@@ -79,7 +79,7 @@ def prepare(
     data: str | Path | None,
     on_event: OnEvent,
     *,
-    explicit: Set[str] = frozenset(),
+    explicit: Set[str] | None = None,
     checkpoint: Checkpoint | None = None,
     resumed: bool = False,
     cluster: Cluster | None = None,
@@ -89,47 +89,38 @@ def prepare(
     """Get images and hardware, choose, and hold the devices for the length of the block.
 
     Args:
-        settings: the user's, or the run's.
-        data: where the data set is.
-        on_event: told what was chosen.
-        explicit: the settings that are the user's own, and not a default to be fitted to few images.
-        checkpoint: of the run that goes on; None for a new one, or where another worker has it.
+        settings: the user's, or the run's; a worker that goes on with the chief's run is told them.
+        data, on_event, wait, scale_batch: as for ``train``.
+        explicit: the settings that are the user's own, and not a default to be fitted to few images; if it
+            is not told, those that are not the recipe's.
+        checkpoint: of the run that goes on, where this process has it.
         resumed: whether a run goes on.
         cluster: the processes that train together, None for this one alone.
-        wait: seconds to wait for them.
-        scale_batch: multiply batch size and learning rate by the number of devices.
-
-    Raises:
-        UsageError: the settings do not suit the images or the hardware.
-        DataError: the images cannot be had.
-        RunError: the run to resume was another's, or another worker does not come or would train differently.
     """
     data = _stored_place(checkpoint) if data is None and checkpoint else data
     images = sources.load("train", data, on_event)
-    own = None
-    if checkpoint is not None or resumed:
-        own = _own_validation(data, on_event) if not checkpoint or VALIDATED_ON in checkpoint.facts else None
-    elif "val_size" not in explicit:
-        own = _own_validation(data, on_event)
+    if explicit is None:
+        explicit = config.differing_from_recipe(settings)
+    holds_out = "val_size" in explicit if checkpoint is None else VALIDATED_ON not in checkpoint.facts
+    own = None if holds_out else sources.validation(data, on_event)
     hardware = backend.hardware()
     facts = _facts(images, hardware, cluster)
+    all_facts = facts if own is None else {**facts, VALIDATED_ON: own.sha256()}
     if checkpoint is not None:
-        compare(checkpoint, facts | _validation_facts(own), on_event)
+        compare(checkpoint, all_facts, on_event)
     elif not resumed:
         settings = fit_to_images(settings, images, explicit, own, on_event)
     workers = len(cluster.workers) if cluster else 1
     settings, choice = _choose(hardware, settings, workers, on_event, scale_batch=scale_batch)
-    several = cluster is not None or choice.count > 1
     with (
-        backend.running_on(choice, hardware.cpus, alone=not several),
+        backend.running_on(choice, hardware.cpus, alone=workers * choice.count == 1),
         distributed.connect(choice, cluster, wait, on_event) as joined,
     ):
         settings = joined.agree(settings, facts, resumed=resumed)
         train, validation = divide(images, settings, own)
         _tell(settings, choice, facts, validation, on_event)
-        facts |= _validation_facts(own)
-        place, skipped = sources.absolute(data), getattr(images, "skipped", ())
-        setup = Setup(settings, choice, train, validation, facts, place, joined, skipped)
+        place, skipped = sources.absolute(data), images.skipped
+        setup = Setup(settings, choice, train, validation, all_facts, place, joined, skipped)
         with setup.explaining_errors():
             yield setup
 
@@ -139,17 +130,12 @@ def fit_to_images(
 ) -> Settings:
     """Fit what the user left to the defaults, which were made for 50,000 images, to a user's own images.
 
-    Args:
-        settings: the user's, completed.
-        images: all that the training was given.
-        explicit: the names of the settings that the user gave.
-        own: the data set's own validation images, if it brings some.
-        on_event: told what was changed.
+    ``own`` are the data set's own validation images, which make it unnecessary to hold some out.
     """
     changes: dict[str, Any] = {}
     if own is not None and "val_size" not in explicit:
         changes["val_size"] = 0
-        on_event(Note(f"validation: the {len(own):,} images that {images.source or 'the data set'} brings"))
+        on_event(Note(f"validation: these {len(own):,} images; none are held out of the training images"))
     elif "val_size" not in explicit and settings.val_size > len(images) // 5:
         changes["val_size"] = len(images) // 5
     count = len(images) - changes.get("val_size", settings.val_size)
@@ -188,11 +174,6 @@ def divide(images: Images, settings: Settings, own: Images | None = None) -> tup
             f" expected {len(rest)} or less"
         )
     return images.at(rest), images.at(held_out) if settings.val_size else own
-
-
-def class_names(images: Images) -> tuple[str, ...]:
-    """Return the classes of images, CIFAR-10's unless they have their own."""
-    return getattr(images, "classes", CLASSES)
 
 
 def check_shares(settings: Settings, count: int) -> None:
@@ -303,16 +284,6 @@ def _stored_place(checkpoint: Checkpoint) -> str | None:
     raise UsageError(
         f"the images that the run was trained on are gone from {place!r}; name where they are now with --data"
     )
-
-
-def _own_validation(data: str | Path | None, on_event: OnEvent) -> Images | None:
-    """Return the validation images that a data set brings, if it does."""
-    load = getattr(sources, "validation", None)
-    return load(data, on_event) if load else None
-
-
-def _validation_facts(own: Images | None) -> dict[str, Any]:
-    return {} if own is None else {VALIDATED_ON: own.sha256()}
 
 
 def _facts(images: Images, hardware: Hardware, cluster: Cluster | None) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from cifarcnn.runs.progress import Progress, images_per_second
 from cifarcnn.runs.run import Checkpoint, RunDirectory
 from cifarcnn.training import augment, distributed
 from cifarcnn.training.cluster import WAIT_SECONDS, Cluster
-from cifarcnn.training.setup import Setup, class_names, prepare, resumed_settings
+from cifarcnn.training.setup import Setup, prepare, resumed_settings
 from cifarcnn.wording import count
 
 if TYPE_CHECKING:
@@ -139,14 +139,9 @@ def start(
 ) -> TrainingResult:
     """Train from the beginning, in a directory that is made as soon as there is something to save.
 
-    Args:
-        settings: resolved.
-        make_directory: makes it, or takes up an empty one.
-        data: where the data set is.
-        on_event: told what happens.
-        **options: of ``setup.prepare``.
+    ``options`` are those of ``setup.prepare``.
     """
-    on_event = _quieter(options.get("cluster"), on_event)
+    on_event = _events_for_worker(options.get("cluster"), on_event)
     with prepare(settings, data, on_event, **options) as setup, contextlib.ExitStack() as stack:
         trainer = Trainer(setup, on_event)
         directory = None
@@ -178,21 +173,20 @@ def resume(
         run_dir: the run directory.
         epochs: a new number of epochs in all, to extend (or shorten) the run.
         data: where the data set is, if it is neither where it was nor found by itself.
-        alone, wait: as for ``train``.
-        on_event: told what happens.
+        alone, wait, on_event: as for ``train``.
         **settings: must equal the run's own, if given; but ``device`` and ``devices`` may change.
 
     Raises:
         UsageError: no such run, or a setting differs from the run's.
-        RunError: the run's checkpoint is damaged, its data differ, or another process has it locked.
+        RunError: the checkpoint is damaged, the data differ, or another process has the run locked.
         Interrupted: as for ``train``.
     """
     cluster = distributed.find_cluster(alone=alone, wait=wait)
-    on_event = _quieter(cluster, on_event)
+    on_event = _events_for_worker(cluster, on_event)
     options: dict[str, Any] = {"resumed": True, "cluster": cluster, "wait": wait}
     if cluster is not None and not cluster.chief:
-        own = config.resolve({name: settings.get(name) for name in ("device", "devices")})
-        with prepare(own, data, on_event, **options) as setup:
+        devices = config.resolve({name: settings.get(name) for name in ("device", "devices")})
+        with prepare(devices, data, on_event, **options) as setup:
             return Trainer(setup, on_event).run(None)
     directory = RunDirectory.open(Path(run_dir))
     with directory.locked():
@@ -224,7 +218,7 @@ class Trainer:
 
         self.setup, self.settings, self.devices = setup, setup.settings, setup.devices
         self.on_event, self.checkpoint = on_event, checkpoint
-        self.classes = class_names(setup.train)
+        self.classes = setup.train.classes
         self.steps = len(setup.train) // self.settings.batch_size
         self.targets = _smoothed_one_hot(setup.train.labels, len(self.classes), self.settings.label_smoothing)
         self.rates = optimizer.learning_rates(self.settings, self.steps)
@@ -263,7 +257,8 @@ class Trainer:
                 speed = self._train_epoch(stop)
                 row = self._measure(speed)
                 self._save_epoch(row)
-            self._finish(self._received(stop))
+            self._finish(stop)
+        self._report()
 
     def _share_state(self, directory: RunDirectory | None) -> None:
         """Let all workers begin where the chief does, and know its directory."""
@@ -355,7 +350,7 @@ class Trainer:
         """Return the export model's loss and accuracy on the validation images, as ``evaluate`` has them."""
         found: list[float | None] = [None, None]
         if self.devices.is_chief and (images := self.setup.validation) is not None:
-            network = modelfile.Model(self.directory.last, {}, self.models.export)
+            network = modelfile.Model(self.directory.last, {}, self.models.export, classes=self.classes)
             self.probabilities = network.probabilities(images.images)
             loss = float(metrics.losses(self.probabilities, images.labels).mean())
             found = [loss, float((self.probabilities.argmax(axis=1) == images.labels).mean())]
@@ -389,8 +384,8 @@ class Trainer:
         )
         self.directory.write_tables(self.progress.rows)
 
-    def _finish(self, received: int | None) -> None:
-        """Draw what is not drawn yet; report, unless a signal came after the last epoch."""
+    def _finish(self, stop: StopRequest) -> None:
+        """Draw what is not drawn yet, and tidy up; raise if a signal came after the last epoch."""
         if self.progress.epoch == self.first_epoch:  # all trained before, but stopped before the report
             self.models.update_export()
             self._validate()
@@ -398,11 +393,14 @@ class Trainer:
             self._draw()
         if self.devices.is_chief:
             self.directory.remove_previous_checkpoint()
-        if received is not None:
+        if (received := self._received(stop)) is not None:
             again = run.resume_command(self.directory.path)
             raise Interrupted(
                 f"stopped after the last epoch; saved; make its report with: {again}", 128 + received
             )
+
+    def _report(self) -> None:
+        """Write the report; Ctrl-C just ends that, since a finished run is resumed to make it."""
         if self.devices.is_chief:
             with self._drawing("report"):
                 presentation.write_run_report(self.directory, self.setup.validation, self.setup.data)
@@ -496,7 +494,7 @@ def _smoothed_one_hot(labels: npt.NDArray[Any], classes: int, smoothing: float) 
     return targets
 
 
-def _quieter(cluster: Cluster | None, on_event: OnEvent) -> OnEvent:
+def _events_for_worker(cluster: Cluster | None, on_event: OnEvent) -> OnEvent:
     """Leave progress to the chief; the other workers tell only what was chosen there."""
     if cluster is None or cluster.chief:
         return on_event
@@ -516,8 +514,8 @@ def _tell_resumed(directory: RunDirectory, before: Checkpoint, setup: Setup, on_
     if not progress.finished(new):
         on_event(Note(f"resuming {directory.path} in epoch {progress.epoch + 1} after step {progress.step}"))
     changes = [("device", old.device, new.device), ("devices", old.devices or 1, new.devices or 1)]
-    if told := [f"{name} was {was}, is {now} now" for name, was, now in changes if was != now]:
-        on_event(Note(f"warning: {', '.join(told)}: the result may differ in the last digits"))
+    if changed := [f"{name} was {was}, is {now} now" for name, was, now in changes if was != now]:
+        on_event(Note(f"warning: {', '.join(changed)}: the result may differ in the last digits"))
     if old.epochs != new.epochs and not progress.finished(new):
         steps = len(setup.train) // new.batch_size
         done = progress.epoch * steps + progress.step
