@@ -158,7 +158,7 @@ DAMAGES: dict[str, tuple[str, bytes, str]] = {
     "other JSON": ("settings.json", b"[1]", "settings.json holds no settings"),
     "binary": ("settings.json", b"\xff\x00", "settings.json is not text in UTF-8"),
     "nested": ("settings.json", b"[" * 100_000, "recursion"),
-    "wrong value": ("settings.json", b'{"arch": "vgg2", "epochs": "x"}', "settings.json: epochs is 'x'"),
+    "wrong value": ("settings.json", b'{"arch": "vgg2", "epochs": "x"}', "settings.json: --epochs is 'x'"),
     "empty table": ("metrics.csv", b"", "metrics.csv has not the columns epoch, loss"),
     "cut table": (
         "metrics.csv",

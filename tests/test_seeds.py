@@ -176,7 +176,9 @@ def test_runs_whose_images_moved_say_how_to_go_on(tmp_path: Path, monkeypatch: p
         seeds.resume_seeds(directory)
     given: list[Any] = []
 
-    def train_in(path: Path, _settings: object, data: object, *_: object, **_more: object) -> object:
+    def train_in(
+        path: Path, _settings: object, _given: object, data: object, *_: object, **_m: object
+    ) -> object:
         given.append(data)
         return result_of(path, 0.5)
 

@@ -120,8 +120,7 @@ def tune(
 
     With lists alone, every combination is trained once. With a range, the first trial has the recipe's own
     values, where these are searched, and Optuna's TPE sampler, seeded with ``seed``, chooses the others.
-    Other processes may call this with the same arguments at the same time; after an interruption, or to have
-    more trials, call it again.
+    Call it again to join, to go on after an interruption, or to have more trials.
 
     Args:
         settings_file: a TOML file of settings with a table ``[search]``.
