@@ -88,7 +88,7 @@ def main() -> None:
     given = parser.parse_args()
     if not (given.run / "settings.json").is_file():
         parser.error(f"{given.run} is no run directory; expected one that `cifarcnn train` made")
-    from cifarcnn.evaluation import evaluation
+    from cifarcnn.evaluation import evaluate as evaluation
     from cifarcnn.events import Event, Note
     from cifarcnn.machine import files
     from cifarcnn.models import exporting, litert, modelfile, pretrained

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cifarcnn.prediction.prediction import Failure, Prediction
 from PIL import Image, ImageDraw
 
 import fakes
 from cifarcnn.data import images
 from cifarcnn.errors import CifarCNNError, UsageError
-from cifarcnn.prediction import explanation, prediction
+from cifarcnn.prediction import explanation
+from cifarcnn.prediction import predict as prediction
+from cifarcnn.prediction.predict import Failure, Prediction
 
 RED, FROG = (255, 0, 0), 6
 

@@ -22,7 +22,7 @@ from cifarcnn.cli.main import cli
 from cifarcnn.data import sources
 from cifarcnn.data.cifar10 import Images, stratified_split
 from cifarcnn.errors import ModelError, UsageError
-from cifarcnn.evaluation import evaluation
+from cifarcnn.evaluation import evaluate as evaluation
 from cifarcnn.events import Event, Note
 from cifarcnn.models import exporting, modelfile
 from cifarcnn.models.modelfile import SAVED_MODEL, TRAINED_ON, Model

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cifarcnn.prediction.prediction import Prediction
 
 import fakes
 from cifarcnn import metrics
 from cifarcnn.errors import ModelError
 from cifarcnn.evaluation import ood
-from cifarcnn.prediction import prediction
+from cifarcnn.prediction import predict as prediction
+from cifarcnn.prediction.predict import Prediction
 from test_prediction import picture
 
 MODEL = Path("m.keras")

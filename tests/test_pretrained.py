@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 import exports
-from cifarcnn.evaluation import evaluation
+from cifarcnn.evaluation import evaluate as evaluation
 from cifarcnn.figures import presentation
 from cifarcnn.models import modelfile, pretrained
-from cifarcnn.prediction import prediction
+from cifarcnn.prediction import predict as prediction
 from conftest import Run
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cifarcnn.prediction.prediction import Failure, Prediction, Ranked
 from PIL import Image, ImageDraw
 
 import fakes
 from cifarcnn.errors import CifarCNNError, UsageError
 from cifarcnn.figures import grid, sheet
-from cifarcnn.prediction import prediction
+from cifarcnn.prediction import predict as prediction
+from cifarcnn.prediction.predict import Failure, Prediction, Ranked
 from conftest import Run
 
 BLUE, ORANGE = (0, 114, 178), (213, 94, 0)
