@@ -15,7 +15,7 @@ from cifarcnn.cli.main import cli
 from cifarcnn.models import exporting
 from cifarcnn.models.summaries import Layer, Summary
 from cifarcnn.prediction.picturefiles import Failure
-from cifarcnn.prediction.predict import Answers
+from cifarcnn.prediction.predict import Predictions
 
 BAD, SHOWN = "\x1b[2J[red]x", r"\x1b[2J[red]x"
 
@@ -79,7 +79,7 @@ def test_weights_cannot_command_a_terminal(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("form", ["table", "thumbnails"])
 def test_reasons_cannot_command_a_terminal(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Why a picture cannot be read may be told in words from its file."""
-    failures = Answers(fakes.corner(), ("a.png",), 3, iter([Failure("a.png", BAD)]))
+    failures = Predictions(fakes.corner(), ("a.png",), 3, iter([Failure("a.png", BAD)]))
     assert answers.WAYS[form](failures, None) == 1
     out = capsys.readouterr().out
     assert f"cannot be read: {SHOWN}" in out
@@ -88,7 +88,7 @@ def test_reasons_cannot_command_a_terminal(form: str, capsys: pytest.CaptureFixt
 
 def test_reasons_in_csv_are_valid_unicode(capsys: pytest.CaptureFixture[str]) -> None:
     """A byte that is no UTF-8 is shown as in names."""
-    failures = Answers(fakes.corner(), ("a.png",), 3, iter([Failure("a.png", "no r\udcff")]))
+    failures = Predictions(fakes.corner(), ("a.png",), 3, iter([Failure("a.png", "no r\udcff")]))
     assert answers.show_csv(failures, None) == 1
     assert r"a.png,no r\udcff," in capsys.readouterr().out
 
@@ -119,6 +119,6 @@ def test_the_answers_stand_below_each_other_whatever_the_letters(capsys: pytest.
 
     names = ("cat.png", "\u732b.png", "e\u0301.png")
     failures = iter([Failure(name, "no picture") for name in names])
-    answers.show_table(Answers(fakes.corner(), names, 3, failures), None)
+    answers.show_table(Predictions(fakes.corner(), names, 3, failures), None)
     lines = capsys.readouterr().out.splitlines()
     assert {cell_len(line.partition("cannot be read")[0]) for line in lines} == {len("cat.png") + 2}

@@ -14,7 +14,8 @@ from sklearn import metrics as sklearn_metrics
 from cifarcnn import metrics
 from cifarcnn.data import cifar10, sources
 from cifarcnn.errors import CifarCNNError, ModelError, UsageError
-from cifarcnn.evaluation import evaluation, ood
+from cifarcnn.evaluation import evaluate as evaluation
+from cifarcnn.evaluation import ood
 from cifarcnn.figures import presentation
 from cifarcnn.models import modelfile
 from test_figures import place, read
@@ -23,7 +24,7 @@ OURS = {"arch": "plain6", "recipe": "fast", "seed": 3, "val_size": 400, "tempera
 # The published training images in batch order, with their labels.
 PUBLISHED = "f912919bdea371136f1aa4feed6beeca728015a5f08b1899a29c932a7e30be2b"
 OURS["facts"] = {"training_images_sha256": PUBLISHED, "keras": "3.15.1"}
-SCHEMA = ["schema", "model", "split", "n", "accuracy", "loss", "per_class", "confusion_matrix"]
+SCHEMA = ["schema", "model", "split", "classes", "n", "accuracy", "loss", "per_class", "confusion_matrix"]
 
 
 def save(path: Path, seed: int, metadata: dict[str, object] | None) -> Path:
@@ -141,7 +142,7 @@ def test_false_alarms_are_the_share_above_the_limit(folder: Path) -> None:
     share = evaluation.evaluate(path).as_document()["ood_false_positive_rate"]
     assert share == (scores > limit).mean() == pytest.approx(0.1, abs=0.001)
     shown = command(path).stdout
-    assert f"{100 * share:.2f} % marked as none of the ten" in shown
+    assert f"{share:.2%} marked as out of distribution" in shown
 
 
 def test_augmented_views_average_log_probabilities(folder: Path, test_images: cifar10.Images) -> None:
@@ -181,7 +182,7 @@ def test_impossible_requests_are_refused(folder: Path) -> None:
     """Unknown split, batch of nothing, and different images to compare: each says what was wrong."""
     with pytest.raises(UsageError, match="no split 'train'; expected one of: test, validation"):
         evaluation.evaluate(folder / "run", split="train")
-    with pytest.raises(UsageError, match="batch size is 0"):
+    with pytest.raises(UsageError, match="--batch-size is 0"):
         evaluation.evaluate(folder / "run", batch_size=0)
     first = evaluation.evaluate(folder / "run", split="validation")
     second = evaluation.evaluate(folder / "run")
@@ -220,7 +221,7 @@ def test_command_writes_one_json_document_figures_and_a_report(folder: Path, tmp
         with Image.open(path) as picture:
             picture.load()
     page = (tmp_path / "report.html").read_text("utf-8")
-    assert f"{100 * document['accuracy']:.2f} %" in page
+    assert f"{document['accuracy']:.2%}" in page
     assert "plain6" in page
     assert "3.15.1" in page
     assert "without temperature" in page

@@ -47,17 +47,27 @@ def expected(folder: Path) -> np.ndarray:
 def test_json_is_one_document(cifarcnn: Run, folder: Path, expected: np.ndarray) -> None:
     """Answers and failures stand in one document, and failure is code 1."""
     done = cifarcnn(
-        "predict", "pictures", "--recursive", "--top-k", 2, "--json", "--model", "runs/first", cwd=folder
+        "predict",
+        "pictures",
+        "--recursive",
+        "--top-k",
+        2,
+        "--json",
+        "--model",
+        "runs/first",
+        "--views",
+        1,
+        cwd=folder,
     )
     assert done.returncode == 1
     document = json.loads(done.stdout)
-    assert list(document) == ["schema", "model", "predictions", "errors"]
+    assert list(document) == ["schema", "model", "classes", "predictions", "errors"]
     assert document["schema"] == 1
     assert document["model"] == "runs/first/best.keras"
     assert [answer["path"] for answer in document["predictions"]] == [f"pictures/{n}.png" for n in range(3)]
     for answer, row in zip(document["predictions"], expected, strict=True):
         best = np.argsort(-row)[:2]
-        assert answer["class"] == CLASSES[best[0]]
+        assert answer["prediction"] == CLASSES[best[0]]
         assert answer["probability"] == pytest.approx(row[best[0]], abs=1e-6)
         assert answer["top"] == [
             {"class": CLASSES[label], "probability": pytest.approx(row[label], abs=1e-6)} for label in best
@@ -73,7 +83,7 @@ def test_table_for_people(cifarcnn: Run, folder: Path, expected: np.ndarray) -> 
     """Each picture has its line, names are shown as they are, and bad files in their place."""
     done = cifarcnn(
         *("predict", f"pictures/{STRANGE}", "pictures/1.png", "no.png", "--threshold", 1),
-        *("--model", "runs/first"),
+        *("--model", "runs/first", "--views", 1),
         cwd=folder,
     )
     assert done.returncode == 1
@@ -88,14 +98,17 @@ def test_table_for_people(cifarcnn: Run, folder: Path, expected: np.ndarray) -> 
 
 def test_csv_has_a_row_per_picture(cifarcnn: Run, folder: Path, expected: np.ndarray) -> None:
     """Rows have the same columns whether there is an answer or not."""
-    done = cifarcnn("predict", "pictures", "--recursive", "--csv", "--model", "runs/first", cwd=folder)
+    done = cifarcnn(
+        "predict", "pictures", "--recursive", "--csv", "--model", "runs/first", "--views", 1, cwd=folder
+    )
     assert done.returncode == 1
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert list(rows[0]) == [
-        *("path", "error", "class", "probability", "class_2", "probability_2", "class_3", "probability_3"),
+        *("path", "error", "prediction", "probability", "prediction_2", "probability_2"),
+        *("prediction_3", "probability_3"),
         *("ood_score", "is_ood"),
     ]
-    assert [row["class"] for row in rows] == [*(CLASSES[row.argmax()] for row in expected), "", ""]
+    assert [row["prediction"] for row in rows] == [*(CLASSES[row.argmax()] for row in expected), "", ""]
     assert float(rows[0]["probability_3"]) == pytest.approx(np.sort(expected[0])[-3], abs=1e-6)
     assert rows[3]["path"] == "pictures/[red]caf\\udce9\nbold.png"
     assert rows[4]["error"].startswith("not a picture")
@@ -106,7 +119,7 @@ def test_json_lines_and_standard_input(folder: Path, expected: np.ndarray) -> No
     done = subprocess.run(
         [
             Path(sys.executable).with_name("cifarcnn"),
-            *["predict", "-", "--jsonl", "--top-k", "1", "--threshold", "0"],
+            *["predict", "-", "--jsonl", "--views", "1", "--top-k", "1", "--threshold", "0"],
         ],
         input=(folder / "pictures" / "2.png").read_bytes(),
         env={**os.environ, "CIFARCNN_MODEL": str(folder / "runs" / "first")},
@@ -116,9 +129,9 @@ def test_json_lines_and_standard_input(folder: Path, expected: np.ndarray) -> No
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     answer = json.loads(line)
-    assert list(answer) == ["path", "class", "probability", "top", "unsure", "ood_score"]
+    assert list(answer) == ["path", "prediction", "probability", "top", "unsure", "ood_score"]
     assert answer["path"] == "-"
-    assert answer["class"] == CLASSES[expected[2].argmax()]
+    assert answer["prediction"] == CLASSES[expected[2].argmax()]
     assert answer["unsure"] is False
     assert b"named by CIFARCNN_MODEL" in done.stderr
 
@@ -127,7 +140,7 @@ def test_json_lines_and_standard_input(folder: Path, expected: np.ndarray) -> No
     ("arguments", "code", "reason"),
     [
         ([], 2, "Missing argument 'IMAGE...'"),
-        (["x.png", "--top-k", "11"], 2, "top-k"),
+        (["x.png", "--top-k", "0"], 2, "top-k"),
         (["x.png", "--resize", "zoom"], 2, "'zoom' is not one of 'crop', 'fit', 'squash'"),
         (["x.png", "--threshold", "2"], 2, "threshold"),
         (["x.png", "--model", "absent.keras"], 1, "there is no model absent.keras"),
@@ -164,7 +177,7 @@ def test_marks_sheet_and_explanations(cifarcnn: Run, folder: Path, tmp_path: Pat
     with Image.open(tmp_path / "sheet.png") as page:
         assert page.width > 5 * 200
     done = cifarcnn("predict", "pictures/0.png", "--model", tmp_path / "sure.keras", cwd=folder)
-    assert done.stdout.rstrip().endswith("probably none of the ten")
+    assert done.stdout.rstrip().endswith("probably none of the classes")
     done = cifarcnn("predict", "pictures/0.png", "--model", tmp_path / "sure.keras", "--csv", cwd=folder)
     (row,) = csv.DictReader(io.StringIO(done.stdout))
     assert row["is_ood"] == "1"

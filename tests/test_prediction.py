@@ -12,13 +12,14 @@ from PIL import Image
 
 import fakes
 import models
-from cifarcnn.data import sources
+from cifarcnn.data import images, sources
 from cifarcnn.data.cifar10 import CLASSES
 from cifarcnn.errors import ModelError, UsageError
 from cifarcnn.evaluation import evaluate as evaluation
 from cifarcnn.events import Event, Note, PicturesDone
 from cifarcnn.models import modelfile, pretrained
-from cifarcnn.prediction import picturefiles, prediction
+from cifarcnn.prediction import picturefiles
+from cifarcnn.prediction import predict as prediction
 from cifarcnn.prediction.predict import Failure, Prediction, predict
 
 
@@ -52,7 +53,7 @@ def test_answers_are_what_the_model_says(model: modelfile.Model, tmp_path: Path)
     paths = [picture(tmp_path / f"{seed}.png", seed) for seed in range(23)]
     expected = model.probabilities(np.stack([pixels(seed) for seed in range(23)]))
     for batch_size in (1, 7, 500):
-        answers = predict(paths, model=model, top_k=10, batch_size=batch_size)
+        answers = predict(paths, model=model, top_k=10, views=1, batch_size=batch_size)
         assert answers.paths == tuple(map(str, paths))
         for row, path, answer in zip(expected, paths, answers, strict=True):
             assert isinstance(answer, Prediction)
@@ -222,8 +223,8 @@ def test_temperature_of_the_model_is_applied(tmp_path: Path) -> None:
     hot = models.save_tiny(tmp_path / "hot.keras", {"temperature": 4.0})
     plain = models.save_tiny(tmp_path / "plain.keras")
     path = picture(tmp_path / "p.png", 3)
-    (softened,) = predict([path], model=hot, top_k=10)
-    (raw,) = predict([path], model=plain, top_k=10)
+    (softened,) = predict([path], model=hot, top_k=10, views=1)
+    (raw,) = predict([path], model=plain, top_k=10, views=1)
     assert isinstance(softened, Prediction)
     assert isinstance(raw, Prediction)
     assert [ranked.label for ranked in softened.top] == [ranked.label for ranked in raw.top]
@@ -236,9 +237,10 @@ def test_temperature_of_the_model_is_applied(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"top_k": 0}, "top-k is 0; expected 1 to 10"),
-        ({"top_k": 11}, "top-k is 11; expected 1 to 10"),
-        ({"batch_size": 0}, "batch size is 0"),
+        ({"top_k": 0}, "--top-k is 0; expected 1 or more"),
+        ({"views": 3}, "--views is 3; expected one of 1, 2, 4"),
+        ({"precision": "half"}, "--precision is 'half'; expected one of float32, auto"),
+        ({"batch_size": 0}, "--batch-size is 0"),
         ({"resize": "zoom"}, "expected one of crop, fit, squash"),
         ({"paths": []}, "no picture was named"),
     ],
@@ -276,7 +278,7 @@ def test_the_test_set_as_files_scores_what_evaluation_reports(model_path: Path, 
     test = sources.load("test")
     for number, image in enumerate(test.images):
         Image.fromarray(image).save(tmp_path / f"{number}.png", compress_level=1)
-    answers = predict([tmp_path], model=model_path, recursive=True, top_k=1)
+    answers = predict([tmp_path], model=model_path, recursive=True, top_k=1, views=1)
     labels = [CLASSES.index(answer.top[0].label) for answer in answers if isinstance(answer, Prediction)]
     right = int((np.array(labels) == test.labels).sum())
     assert right / 10_000 == evaluation.evaluate(model_path).metrics.accuracy
@@ -303,3 +305,41 @@ def test_answers_that_are_no_numbers_are_refused(model: modelfile.Model, tmp_pat
     broken = dataclasses.replace(model, network=Overflowing())  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="answers with numbers that are not finite"):
         list(predict([picture(tmp_path / "p.png")], model=broken))
+
+
+def test_one_picture_is_named_by_a_string_or_a_path(model: modelfile.Model, tmp_path: Path) -> None:
+    """A string is one picture, not as many as it has letters."""
+    path = picture(tmp_path / "cat.png")
+    assert predict(str(path), model=model).paths == predict(path, model=model).paths == (str(path),)
+
+
+def test_views_average_log_probabilities(model: modelfile.Model, tmp_path: Path) -> None:
+    """Two views are a picture and its mirror image; four add those of the middle square."""
+    wide = np.random.default_rng(4).integers(0, 256, (40, 80, 3), np.uint8)
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    squash, crop = (images.read(tmp_path / "wide.png", way) for way in ("squash", "crop"))
+    assert (squash != crop).any()
+    views = {1: [squash], 2: [squash, squash[:, ::-1]]}
+    views[4] = [*views[2], crop, crop[:, ::-1]]
+    found = []
+    for number, pictures in views.items():
+        expected = np.exp(np.log(model.probabilities(np.stack(pictures)).astype(np.float64)).mean(axis=0))
+        (outcome,) = predict(tmp_path / "wide.png", model=model, top_k=10, views=number)
+        assert isinstance(outcome, Prediction)
+        found.append([ranked.probability for ranked in outcome.top])
+        np.testing.assert_allclose(found[-1], np.sort(expected / expected.sum())[::-1], rtol=1e-5)
+    assert found[0] != found[1] != found[2]
+
+
+def test_classes_are_those_of_the_model(tmp_path: Path) -> None:
+    """Names and number come from the model; no more are ranked than there are."""
+    import keras
+
+    network = models.tiny(keras.layers.Dense(2, activation="softmax"))
+    modelfile.save(network, tmp_path / "two.keras", {"classes": ["élan", "moose [red]"]})
+    predictions = predict(picture(tmp_path / "p.png"), model=tmp_path / "two.keras", top_k=3)
+    assert predictions.classes == ("élan", "moose [red]")
+    (outcome,) = predictions
+    assert isinstance(outcome, Prediction)
+    assert sorted(ranked.label for ranked in outcome.top) == ["moose [red]", "élan"]
+    assert 0 <= outcome.ood_score <= 1

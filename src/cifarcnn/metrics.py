@@ -128,7 +128,7 @@ def true_class_ranks(probabilities: Array, labels: Array) -> Array:
 
 
 def confusion_matrix(predictions: Array, labels: Array, classes: int) -> Array:
-    """Count the images of each class by their predicted class, int64 (classes, classes) [label][prediction]."""
+    """Count the images of each class by predicted class, int64 (classes, classes) [label][prediction]."""
     cells = labels.astype(np.int64) * classes + predictions
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 

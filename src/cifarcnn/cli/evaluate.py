@@ -33,8 +33,8 @@ MATRIX_CLASSES, TABLE_CLASSES = 12, 40
 @click.option(
     "--split",
     type=click.Choice(["test", "validation"]),
-    help="On the test images (default), or on validation images: the folder's own, else those held out by the "
-    "model's training.",
+    help="On the test images (default), or on validation images: the folder's own, else those that the "
+    "model's training held out.",
 )
 @click.option(
     "--batch-size",
@@ -50,7 +50,7 @@ MATRIX_CLASSES, TABLE_CLASSES = 12, 40
 @click.option(
     "--corruptions",
     is_flag=True,
-    help="Measure one MODEL on corrupted images instead, as CIFAR-10-C has them (Hendrycks and Dietterich 2019).",
+    help="Measure one MODEL on corrupted images instead, as in CIFAR-10-C (Hendrycks and Dietterich 2019).",
 )
 @click.option(
     "--severity",
@@ -169,14 +169,14 @@ def _corruptions(
     as_json: bool,
 ) -> None:
     """Measure one model on corrupted images."""
-    from cifarcnn.evaluation import robustness
+    from cifarcnn.evaluation import corruptions, robustness
 
     with console.Display() as on_event:
         result = robustness.evaluate_corruptions(
             model,
             split=split,
             data=path,
-            severities=severities or robustness.SEVERITIES,
+            severities=severities or corruptions.SEVERITIES,
             limit=limit,
             batch_size=batch_size,
             on_event=on_event,

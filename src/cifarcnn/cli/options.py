@@ -51,8 +51,8 @@ precision_option = click.option(
     type=click.Choice(["float32", "auto"]),
     default="float32",
     show_default=True,
-    help="auto: bfloat16 where the hardware computes it natively; says how many predictions differ. Keras models "
-    "only.",
+    help="auto: bfloat16 where the hardware computes it natively; says how many predictions differ. Keras "
+    "models only.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help=FORMS["json"])
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr but errors.")

@@ -52,8 +52,8 @@ MOST_THUMBNAILS = 24
     type=click.Choice(["1", "2", "4"]),
     default="4",
     show_default=True,
-    help="Average over so many views. 2: the image and its mirror image; 4: both of the middle square as well; "
-    "1: exactly what evaluate counts.",
+    help="Average over so many views. 2: the image and its mirror image; 4: both of the middle square as "
+    "well; 1: exactly what evaluate counts.",
 )
 @precision_option
 @click.option("--recursive", is_flag=True, help="Take the images in and below directories.")

@@ -80,7 +80,7 @@ def read(source: Path | bytes, resize: Resize = DEFAULT_RESIZE) -> Bytes:
     Raises:
         ImageError: it is no readable picture; the text says why, and leaves naming the file to the caller.
     """
-    return read_framings(source, (resize,))[0]
+    return np.asarray(read_framings(source, (resize,))[0])
 
 
 def read_framings(source: Path | bytes, resizes: Sequence[Resize]) -> Bytes:

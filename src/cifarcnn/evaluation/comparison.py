@@ -1,6 +1,6 @@
 """Two models on the same images: the paired difference, its interval, and whether it could be chance.
 
-It knows nothing but which images each predicted correctly. The figures of a single model stand in ``metrics``.
+It knows nothing but which predictions were correct. The figures of a single model stand in ``metrics``.
 """
 
 import math
@@ -14,8 +14,8 @@ class Comparison:
     """Two models on the same ``n`` images.
 
     ``difference`` is the second's accuracy minus the first's, ``interval`` its 95 % interval;
-    ``only_first`` and ``only_second`` count the images that one of them alone predicted correctly; ``p_value`` is
-    that of McNemar's exact test.
+    ``only_first`` and ``only_second`` count the images that one of them alone predicted correctly;
+    ``p_value`` is that of McNemar's exact test.
     """
 
     n: int

@@ -1,8 +1,8 @@
 """The corruptions of CIFAR-10-C, made on the fly: Hendrycks and Dietterich, 2019, arXiv:1903.12261.
 
-The constants are those of the authors' ``make_cifar_c.py`` (github.com/hendrycks/robustness). Each image draws
-from a generator of its own, seeded by corruption, severity and its index, so that results repeat whatever the
-batches. ``frost`` is missing: it needs the authors' photographs of frost. Filters that they took from
+The constants are those of the authors' ``make_cifar_c.py`` (github.com/hendrycks/robustness). Each image
+draws from a generator of its own, seeded by corruption, severity and its index, so that results repeat
+whatever the batches. ``frost`` is missing: it needs the authors' photographs of frost. Filters that they took from
 OpenCV, SciPy, scikit-image and ImageMagick are written in NumPy, so pixels differ a little from the published
 files.
 
@@ -90,7 +90,7 @@ def _bell(sigma: float, reach: int) -> Array:
     return np.asarray(weights / weights.sum(), np.float32)
 
 
-def _defocus_blur(images: Array, constants: tuple[float, float], generators: Generators) -> Array:
+def _defocus_blur(images: Array, constants: tuple[float, float], _: Generators) -> Array:
     radius, sigma = constants
     reach = int(radius) + 2
     x, y = np.meshgrid(*[np.arange(-reach, reach + 1)] * 2)
@@ -155,7 +155,7 @@ def _zoomed(images: Array, factor: float) -> Array:
     return np.asarray(weights @ rows.reshape(len(part), side, middle, -1))
 
 
-def _zoom_blur(images: Array, most: int, generators: Generators) -> Array:
+def _zoom_blur(images: Array, most: int, _: Generators) -> Array:
     factors = [1 + percent / 100 for percent in range(most)]
     return (images + sum(_zoomed(images, factor) for factor in factors)) / (len(factors) + 1)
 
@@ -206,14 +206,14 @@ def _plasma(size: int, decay: float, generators: Generators) -> Array:
     return np.asarray(field / field.max(axis=(1, 2), keepdims=True))
 
 
-def _brightness(images: Array, more: float, generators: Generators) -> Array:
+def _brightness(images: Array, more: float, _: Generators) -> Array:
     # In HSV, a larger value scales all three channels alike; black becomes grey.
     value = images.max(axis=-1, keepdims=True)
     brighter = np.clip(value + more, 0, 1)
-    return np.where(value > 0, images * (brighter / np.maximum(value, 1e-6)), brighter)
+    return np.asarray(np.where(value > 0, images * (brighter / np.maximum(value, 1e-6)), brighter))
 
 
-def _contrast(images: Array, share: float, generators: Generators) -> Array:
+def _contrast(images: Array, share: float, _: Generators) -> Array:
     mean = images.mean(axis=(1, 2), keepdims=True)
     return np.asarray((images - mean) * share + mean)
 
@@ -267,7 +267,7 @@ def _each(images: Array, change: Callable[[Any], Any]) -> Array:
     return np.stack([np.asarray(change(Image.fromarray(image)), np.float32) for image in whole]) / 255
 
 
-def _pixelate(images: Array, share: float, generators: Generators) -> Array:
+def _pixelate(images: Array, share: float, _: Generators) -> Array:
     from PIL import Image
 
     side, fewer = images.shape[1], int(images.shape[1] * share)
@@ -275,7 +275,7 @@ def _pixelate(images: Array, share: float, generators: Generators) -> Array:
     return _each(images, lambda image: image.resize((fewer, fewer), box).resize((side, side), box))
 
 
-def _jpeg_compression(images: Array, quality: int, generators: Generators) -> Array:
+def _jpeg_compression(images: Array, quality: int, _: Generators) -> Array:
     from PIL import Image
 
     def compressed(image: Any) -> Any:

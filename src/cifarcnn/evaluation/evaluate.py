@@ -12,6 +12,7 @@ import numpy as np
 
 from cifarcnn import metrics
 from cifarcnn.data import cifar10, sources
+from cifarcnn.data.cifar10 import Split
 from cifarcnn.errors import UsageError
 from cifarcnn.evaluation import comparison, ood, precisions
 from cifarcnn.evaluation.comparison import Comparison
@@ -20,7 +21,7 @@ from cifarcnn.metrics import Array, Metrics
 from cifarcnn.models import modelfile
 from cifarcnn.models.modelfile import HeldOut
 
-MEASURABLE = ("test", "validation")
+MEASURABLE: tuple[Split, ...] = ("test", "validation")
 VIEWS = {"flip": "with flip", "flip_shift": "with flip and shift"}
 """The figures of test-time augmentation: their names in documents, and for people."""
 
@@ -29,8 +30,8 @@ VIEWS = {"flip": "with flip", "flip_shift": "with flip and shift"}
 class Evaluation:
     """One model on one set of images.
 
-    ``probabilities``, float (n, classes), and ``metrics`` are scaled by ``temperature`` where the model has one;
-    ``uncalibrated`` then holds the figures without it, else None. ``averaged`` holds the figures of
+    ``probabilities``, float (n, classes), and ``metrics`` are scaled by ``temperature`` where the model has
+    one; ``uncalibrated`` then holds the figures without it, else None. ``averaged`` holds the figures of
     test-time augmentation by name, and is empty unless it was asked for. ``seconds`` is the time of the
     plain pass over all images, after the network was compiled. ``data`` is where the user said the images
     are, None if they were found. ``first_kernel`` is the colour kernel
@@ -185,7 +186,7 @@ def evaluate(
     )
 
 
-def choose_split(split: str | None, data: str | Path | None, on_event: OnEvent) -> str:
+def choose_split(split: str | None, data: str | Path | None, on_event: OnEvent) -> Split:
     """Return the split to measure.
 
     Raises:
@@ -198,11 +199,11 @@ def choose_split(split: str | None, data: str | Path | None, on_event: OnEvent) 
             on_event(Note(f"{data} has no test images; measuring its validation images"))
     if split not in MEASURABLE:
         raise UsageError(f"there is no split {split!r}; expected one of: {', '.join(MEASURABLE)}")
-    return split
+    return MEASURABLE[MEASURABLE.index(split)]
 
 
 def load(
-    path: Path, split: str, data: str | Path | None, on_event: OnEvent
+    path: Path, split: Split, data: str | Path | None, on_event: OnEvent
 ) -> tuple[modelfile.Model, cifar10.Images]:
     """Open a model and the images to measure it on, whose labels are positions in the model's classes.
 
