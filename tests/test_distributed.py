@@ -16,6 +16,7 @@ TWO = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index
 @pytest.mark.parametrize(
     ("arch", "count", "micro_batch"), [("plain6", 2, 0), ("vgg2", 4, 0), ("whiten6-tiny", 2, 64)]
 )
+@pytest.mark.slow
 def test_several_devices_train_to_the_weights_of_one(
     arch: str, count: int, micro_batch: int, cifarcnn: Run, tmp_path: Path, data_directory: Path
 ) -> None:
@@ -49,7 +50,7 @@ def test_float16_with_loss_scaling_trains_to_the_weights_of_one_device(
 
 OVERFLOW = """
 import numpy as np, tensorflow as tf
-from cifarcnn.training.replicas import _finite_everywhere
+from cifarcnn.training.distributed import _finite_everywhere
 parts = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
@@ -81,7 +82,7 @@ DRIFT = """
 import types
 import keras, tensorflow as tf
 from cifarcnn.errors import RunError
-from cifarcnn.training.replicas import Replicas
+from cifarcnn.training.distributed import Replicas
 parts = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
@@ -111,7 +112,8 @@ def test_replicas_that_drift_apart_end_the_training(tmp_path: Path) -> None:
     [
         ([], {"TF_CONFIG": "{"}, 2, "TF_CONFIG is set, but no JSON"),
         (["--devices", 3], {}, 2, "which 3 devices cannot share equally; expected e.g. 126 or 129"),
-        (["--devices", 2], {"KERAS_BACKEND": "jax"}, 2, "devices is 2, but on jax a training uses one"),
+        (["--devices", 3, "--batch-size", 129], {"KERAS_BACKEND": "jax", "XLA_FLAGS": ""}, 2, "but JAX shows 1"),
+        ([], {"KERAS_BACKEND": "jax", "TF_CONFIG": TWO}, 2, "several machines train together on TensorFlow only"),
         (["--device", "gpu", "--devices", 2], {}, 2, "but tensorflow found"),
         (["--devices", 0], {}, 2, "devices"),
         (["--wait", 0], {}, 2, "wait is 0"),
