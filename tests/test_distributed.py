@@ -112,8 +112,8 @@ def test_replicas_that_drift_apart_end_the_training(tmp_path: Path) -> None:
     [
         ([], {"TF_CONFIG": "{"}, 2, "TF_CONFIG is set, but no JSON"),
         (["--devices", 3], {}, 2, "which 3 devices cannot share equally; expected e.g. 126 or 129"),
-        (["--devices", 3, "--batch-size", 129], {"KERAS_BACKEND": "jax", "XLA_FLAGS": ""}, 2, "but JAX shows 1"),
-        ([], {"KERAS_BACKEND": "jax", "TF_CONFIG": TWO}, 2, "several machines train together on TensorFlow only"),
+        (["--devices", 3, "--batch-size", 129], {"KERAS_BACKEND": "jax", "XLA_FLAGS": ""}, 2, "JAX shows 1"),
+        ([], {"KERAS_BACKEND": "jax", "TF_CONFIG": TWO}, 2, "several machines train together on Tensor"),
         (["--device", "gpu", "--devices", 2], {}, 2, "but tensorflow found"),
         (["--devices", 0], {}, 2, "devices"),
         (["--wait", 0], {}, 2, "wait is 0"),

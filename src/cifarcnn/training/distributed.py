@@ -374,13 +374,13 @@ def find_cluster(*, alone: bool, wait: float) -> Cluster | None:
         raise UsageError(f"--wait is {wait:g}; expected seconds, above 0 and at most {LONGEST_WAIT}, a week")
     if alone or not clusters.expected(os.environ):
         return None
-    # What gRPC and TensorFlow's native code read when they are loaded. Workers reach each other directly, not
-    # through a proxy; and what they write when one is lost is said by us, in one line.
-    os.environ.update({"grpc_proxy": "", "no_grpc_proxy": "*", "no_proxy": "*"})
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     found = clusters.from_environment(os.environ)
     if found is not None:
         backend.need_tensorflow("several machines train together")
+        # gRPC looks for a proxy when it connects; workers reach each other directly.
+        hosts = {address.rpartition(":")[0].strip("[]") for address in found.workers}
+        os.environ.update(grpc_proxy="", no_grpc_proxy=",".join(sorted(hosts)))
     return found
 
 
@@ -412,7 +412,10 @@ def connect(
             on_event(
                 Note(f"{cluster.name(cluster.index)} waits up to {wait:g} s for all {len(cluster.workers)}")
             )
-        yield Replicas(_strategy(choice, cluster, wait), cluster, min(choice.steps_per_execution, MOST_STEPS))
+        strategy = _strategy(choice, cluster, wait)
+        devices = Replicas(strategy, cluster, min(choice.steps_per_execution, MOST_STEPS))
+        with devices.explaining_errors():
+            yield devices
 
 
 def _data_parallel(choice: Choice) -> Any:
