@@ -140,7 +140,7 @@ class Replicas(SingleDevice):
         self.devices: tuple[str, ...] = strategy.extended.worker_devices
         self.first = len(self.devices) * (cluster.index if cluster else 0)
         self._add = tf.function(
-            lambda values: strategy.reduce("SUM", values, axis=None), reduce_retracing=True
+            lambda values: strategy.reduce("SUM", values, axis=None), autograph=False, reduce_retracing=True
         )
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
