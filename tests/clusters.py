@@ -91,6 +91,9 @@ def cluster(
             [Path(sys.executable).with_name("cifarcnn"), "train", *map(str, words)],
             env={
                 **{name: os.environ[name] for name in ("PATH", "LANG", "HOME") if name in os.environ},
+                # Workers go past them.
+                "http_proxy": "http://127.0.0.1:9",
+                "https_proxy": "http://127.0.0.1:9",
                 "TF_CONFIG": json.dumps(config),
                 "CIFARCNN_DATA": str(data),
             },

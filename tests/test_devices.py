@@ -56,7 +56,7 @@ def test_what_is_asked_for_is_taken() -> None:
 
 
 def test_all_gpus_train_unless_fewer_are_asked_for() -> None:
-    """The weakest of them decides on the arithmetic; JAX trains on one."""
+    """The weakest of them decides on the arithmetic; JAX trains on one, unless more are asked for."""
     gpus = (Gpu("A100", (8, 0)), Gpu("V100", (7, 0)), Gpu("V100", (7, 0)))
     both = devices.choose(machine(gpus=gpus))
     assert (both.device, both.count, both.precision) == ("gpu", 3, "mixed_float16")
@@ -65,6 +65,7 @@ def test_all_gpus_train_unless_fewer_are_asked_for() -> None:
     assert devices.choose(machine(gpus=gpus), count=1).precision == "mixed_bfloat16"
     assert devices.choose(machine(gpus=gpus), "gpu:1").count == 1
     assert devices.choose(machine(gpus=gpus, backend="jax")).count == 1
+    assert devices.choose(machine(gpus=gpus, backend="jax"), count=2).count == 2
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_all_gpus_train_unless_fewer_are_asked_for() -> None:
     [
         ("gpu", 4, "tensorflow", "devices is 4, but tensorflow found 3 usable GPUs"),
         ("gpu:1", 2, "tensorflow", "'gpu:1' is one GPU, but devices is 2"),
-        ("auto", 2, "jax", "on jax a training uses one"),
+        ("gpu", 4, "jax", "devices is 4, but jax found 3 usable GPUs"),
     ],
 )
 def test_more_devices_than_there_are_get_one_line(device: str, count: int, backend: str, said: str) -> None:

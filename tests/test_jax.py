@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from clusters import SMALL, TOLERANCES, distance, run_of
+
 # As if TensorFlow were not installed.
 WITHOUT_TENSORFLOW = """
 import sys
@@ -23,11 +25,14 @@ main()
 """
 
 
-def run_on_jax(directory: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":
+TWO_CPUS = "--xla_force_host_platform_device_count=2"
+
+
+def run_on_jax(directory: Path, *arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Run the command with Keras on JAX."""
     return subprocess.run(
         [sys.executable, "-c", WITHOUT_TENSORFLOW, *map(str, arguments)],
-        env={**os.environ, "KERAS_BACKEND": "jax"},
+        env={**os.environ, "KERAS_BACKEND": "jax", **environment},
         cwd=directory,
         capture_output=True,
         text=True,
@@ -65,3 +70,15 @@ def test_trains_evaluates_and_resumes_without_tensorflow(tmp_path: Path, data_di
     )
     assert measured.returncode == 0, measured.stderr
     assert json.loads(measured.stdout)["accuracy"] == pytest.approx(document["val_accuracy"], abs=0.011)
+
+
+@pytest.mark.slow
+def test_two_devices_train_to_the_weights_of_one(tmp_path: Path, data_directory: Path) -> None:
+    """Keras divides each batch; batch norm sees all of it. The validation images do not divide by two."""
+    arguments = ("--arch", "vgg2", *SMALL, "--val-size", 101, "--data", data_directory)
+    for count in (1, 2):
+        done = run_on_jax(
+            tmp_path, "train", *arguments, "--devices", count, "--out", count, XLA_FLAGS=TWO_CPUS
+        )
+        assert done.returncode == 0, done.stderr
+    assert distance(run_of(tmp_path / "1"), run_of(tmp_path / "2")) < TOLERANCES["vgg2"]

@@ -87,8 +87,8 @@ def choose(
         hardware: what there is.
         device: "auto", "cpu", "gpu" or "gpu:N".
         precision: "auto", or a Keras dtype policy, which is taken as it is.
-        count: how many devices are to train in step; None for all GPUs. There is one CPU,
-            which TensorFlow can divide for trial.
+        count: how many devices are to train in step; None for all GPUs on TensorFlow, and one
+            on JAX. There is one CPU, which can be divided for trial.
 
     Raises:
         UsageError: ``device`` is no such name, or there is no such GPU, or there are not so many.
@@ -96,11 +96,6 @@ def choose(
     match = re.fullmatch(r"auto|cpu|gpu(?::(\d{1,4}))?", device)
     if match is None:
         raise UsageError(f"device is {device!r}; expected auto, cpu, gpu or gpu:N")
-    if count is not None and count > 1 and hardware.backend != "tensorflow":
-        raise UsageError(
-            f"devices is {count}, but on {hardware.backend} a training uses one; leave devices out, or train"
-            " with TensorFlow (without KERAS_BACKEND)"
-        )
     warning = _idle_gpu_warning(hardware) if device != "cpu" else None
     if not hardware.gpus and device != "cpu" and (device != "auto" or (count or 1) > 1):
         found = warning or f"{hardware.backend} found no GPU"

@@ -1,7 +1,6 @@
 """Which machines train together, as ``TF_CONFIG`` or SLURM say it, and the checks that need no TensorFlow.
 
-How they meet before they compute is the business of ``meeting``, how they compute in step that of
-``replicas``.
+How they join and compute in step is the business of ``distributed``.
 """
 
 import json

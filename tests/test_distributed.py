@@ -1,14 +1,23 @@
 """Several devices of one machine train to what one trains to; what cannot be is refused in one line."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from cifarcnn.errors import RunError
+from cifarcnn.machine import backend
+from cifarcnn.training import distributed
+from cifarcnn.training.cluster import Cluster
 from clusters import SMALL, TOLERANCES, distance, run_of
 from conftest import Run
+from ports import free_ports
 
 TWO = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}'
 
@@ -16,6 +25,7 @@ TWO = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index
 @pytest.mark.parametrize(
     ("arch", "count", "micro_batch"), [("plain6", 2, 0), ("vgg2", 4, 0), ("whiten6-tiny", 2, 64)]
 )
+@pytest.mark.slow
 def test_several_devices_train_to_the_weights_of_one(
     arch: str, count: int, micro_batch: int, cifarcnn: Run, tmp_path: Path, data_directory: Path
 ) -> None:
@@ -49,7 +59,7 @@ def test_float16_with_loss_scaling_trains_to_the_weights_of_one_device(
 
 OVERFLOW = """
 import numpy as np, tensorflow as tf
-from cifarcnn.training.replicas import _finite_everywhere
+from cifarcnn.training.distributed import _finite_everywhere
 parts = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
@@ -81,7 +91,7 @@ DRIFT = """
 import types
 import keras, tensorflow as tf
 from cifarcnn.errors import RunError
-from cifarcnn.training.replicas import Replicas
+from cifarcnn.training.distributed import Replicas
 parts = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
@@ -111,7 +121,8 @@ def test_replicas_that_drift_apart_end_the_training(tmp_path: Path) -> None:
     [
         ([], {"TF_CONFIG": "{"}, 2, "TF_CONFIG is set, but no JSON"),
         (["--devices", 3], {}, 2, "which 3 devices cannot share equally; expected e.g. 126 or 129"),
-        (["--devices", 2], {"KERAS_BACKEND": "jax"}, 2, "devices is 2, but on jax a training uses one"),
+        (["--devices", 3, "--batch-size", 129], {"KERAS_BACKEND": "jax", "XLA_FLAGS": ""}, 2, "JAX shows 1"),
+        ([], {"KERAS_BACKEND": "jax", "TF_CONFIG": TWO}, 2, "several machines train together on Tensor"),
         (["--device", "gpu", "--devices", 2], {}, 2, "but tensorflow found"),
         (["--devices", 0], {}, 2, "devices"),
         (["--wait", 0], {}, 2, "--wait is 0"),
@@ -160,3 +171,43 @@ def test_twice_the_devices_for_twice_the_batch_and_one_if_another_fails(
     assert "warning: devices was 2, is 1 now: the result may differ in the last digits" in one.stderr
     assert json.loads((run / "settings.json").read_text())["devices"] == 1
     assert len((run / "metrics.csv").read_text().splitlines()) == 3
+
+
+def test_the_chief_names_the_worker_that_does_not_come() -> None:
+    """Its address and --wait are told."""
+    workers = tuple(f"127.0.0.1:{port}" for port in free_ports(2))
+    with pytest.raises(RunError, match=rf"worker 1 \({workers[1]}\) did not come within 0.1 s.*--wait"):
+        distributed._await_servers(Cluster(workers, 0), 0.1)
+
+
+def test_the_chief_waits_for_a_worker_that_comes_later() -> None:
+    """A port that is refused first is tried again."""
+    port = free_ports(1)[0]
+    came = threading.Event()
+
+    def come() -> None:
+        time.sleep(0.3)
+        with socket.create_server(("127.0.0.1", port)) as listener:
+            listener.accept()[0].close()
+            came.set()
+
+    worker = threading.Thread(target=come)
+    worker.start()
+    distributed._await_servers(Cluster(("127.0.0.1:1", f"127.0.0.1:{port}"), 0), 60)
+    worker.join()
+    assert came.is_set()
+
+
+def test_workers_go_past_proxies_and_downloads_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what gRPC reads is set."""
+    for name in ("grpc_proxy", "no_grpc_proxy", "TF_CPP_MIN_LOG_LEVEL"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("TF_CONFIG", TWO)
+    monkeypatch.setattr(backend, "need_tensorflow", lambda _what: None)
+    assert distributed.find_cluster(alone=False, wait=1) == Cluster(("a:1", "b:1"), 0)
+    found = dict(os.environ)
+    assert (found["grpc_proxy"], found["no_grpc_proxy"]) == ("", "a,b")
+    assert found["http_proxy"] == "http://127.0.0.1:9"
+    assert "no_proxy" not in found
