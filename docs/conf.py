@@ -4,7 +4,7 @@ import importlib.metadata
 
 project = "cifarcnn"
 author = "The cifarcnn developers"
-copyright = f"2026, {author}"
+copyright = f"2026, {author}"  # noqa: A001 - the name that Sphinx reads
 release = importlib.metadata.version("cifarcnn")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click"]

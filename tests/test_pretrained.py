@@ -21,7 +21,6 @@ from cifarcnn.evaluation import evaluate as evaluation
 from cifarcnn.figures import presentation
 from cifarcnn.models import exporting, modelfile, pretrained
 from cifarcnn.prediction import predict as prediction
-from conftest import Run
 
 pytestmark = exports.QUIET_CONVERTERS
 
