@@ -97,12 +97,12 @@ tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU"
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 with strategy.scope():
     weights = keras.Variable([1.0, 2.0])
-twin = types.SimpleNamespace(variables=[weights])
+model = types.SimpleNamespace(variables=[weights])
 replicas = Replicas(strategy, None, 1)
-replicas.check_equal(twin)
+replicas.check_equal(model)
 strategy.experimental_local_results(weights.value)[1].assign([1.0, 2.0000002])
 try:
-    replicas.check_equal(twin)
+    replicas.check_equal(model)
 except RunError as problem:
     print(problem)
 """
@@ -125,8 +125,8 @@ def test_replicas_that_drift_apart_end_the_training(tmp_path: Path) -> None:
         ([], {"KERAS_BACKEND": "jax", "TF_CONFIG": TWO}, 2, "several machines train together on Tensor"),
         (["--device", "gpu", "--devices", 2], {}, 2, "but tensorflow found"),
         (["--devices", 0], {}, 2, "devices"),
-        (["--wait", 0], {}, 2, "wait is 0"),
-        (["--wait", "inf"], {}, 2, "wait is inf"),
+        (["--wait", 0], {}, 2, "--wait is 0"),
+        (["--wait", "inf"], {}, 2, "--wait is inf"),
         (["--scale-batch", "--repeat", 2], {}, 2, "--scale-batch is for one new run"),
         (["--repeat", 2], {"TF_CONFIG": TWO}, 2, "several runs are not trained by several machines"),
     ],
