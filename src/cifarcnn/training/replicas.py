@@ -42,6 +42,7 @@ class Replicas(SingleDevice):
         self.strategy, self.cluster, self.steps_per_call = strategy, cluster, steps_per_call
         self.count = strategy.num_replicas_in_sync
         self.is_chief = cluster is None or cluster.chief
+        self.chief_name = cluster.name(0) if cluster else SingleDevice.chief_name
         self.devices: tuple[str, ...] = strategy.extended.worker_devices
         self.first = len(self.devices) * (cluster.index if cluster else 0)
 
