@@ -1,8 +1,6 @@
 """Heat maps: where they are warm, and how they lie over pictures."""
 
-import dataclasses
 import io
-import math
 from pathlib import Path
 
 import numpy as np
@@ -12,80 +10,110 @@ from PIL import Image, ImageDraw
 import fakes
 from cifarcnn.data import images
 from cifarcnn.errors import CifarCNNError, UsageError
-from cifarcnn.prediction import explanation
+from cifarcnn.figures import explanation
 from cifarcnn.prediction import predict as prediction
 from cifarcnn.prediction.predict import Failure, Prediction
 
 RED, FROG = (255, 0, 0), 6
 
 
-def corner_heat() -> np.ndarray:
-    """The heat of a red picture for a model that looks at its upper left corner."""
+def red_corner() -> np.ndarray:
+    """A black picture that is red in its upper left quarter."""
     pixels = np.zeros((32, 32, 3), np.uint8)
     pixels[:16, :16] = RED
-    return explanation.evidence(fakes.corner(), pixels, FROG)
+    return pixels
 
 
-def test_heat_is_where_the_network_looks() -> None:
-    """A network that sees one corner has its evidence there and nowhere far from it."""
-    heat = corner_heat()
-    assert heat.shape == (32, 32)
-    row, column = np.unravel_index(heat.argmax(), heat.shape)
+def test_the_map_is_where_the_network_looks() -> None:
+    """A network that sees one corner has its map there and nowhere far from it."""
+    found = explanation.occlusion(fakes.corner(), red_corner(), FROG)
+    assert found.fall.shape == (32, 32)
+    row, column = np.unravel_index(found.fall.argmax(), found.fall.shape)
     assert max(row, column) < 8
-    assert heat[:8, :8].mean() > 5 * heat[16:, 16:].mean()
-    assert heat[:8, :8].min() > heat[20:, 20:].max()
+    assert found.fall[:8, :8].mean() > 5 * np.abs(found.fall[16:, 16:]).mean()
+    assert found.fall[:8, :8].min() > found.fall[20:, 20:].max()
+    assert (found.left, found.top) == (0, 0)
 
 
-def test_evidence_is_the_loss_of_log_probability() -> None:
-    """What cannot be covered changes nothing; covering what speaks against a class counts below zero."""
+def test_what_is_stated_is_what_covering_that_patch_does() -> None:
+    """The two logits are of the picture and of the picture with the mean colour in the named place."""
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    pixels[:6, 3:9, 0] = 255
+    model = fakes.corner(temperature=0.7)
+    found = explanation.occlusion(model, pixels, FROG)
+    covered = pixels.copy()
+    patch = np.s_[found.top : found.top + 8, found.left : found.left + 8]
+    covered[patch] = np.rint(pixels.mean(axis=(0, 1)))
+    rows = np.log(model.calibrated(model.probabilities(np.stack([pixels, covered]))))
+    before, after = rows[:, FROG] - np.delete(rows, FROG, axis=1).mean(axis=1)
+    assert (found.before, found.after) == pytest.approx((before, after))
+    assert after < before
+
+
+def test_a_certain_prediction_is_explained_as_well() -> None:
+    """Where the probability is 1 to the last digit, the logit still falls."""
+    found = explanation.occlusion(fakes.corner(temperature=0.1), red_corner(), FROG)
+    assert found.before > 50
+    assert found.strongest > 20
+
+
+def test_what_changes_nothing_or_speaks_against_a_class_is_not_above_zero() -> None:
+    """A flat picture has nothing to cover; covering what speaks against a class raises its logit."""
     flat = np.full((32, 32, 3), 90, np.uint8)
-    np.testing.assert_allclose(explanation.evidence(fakes.corner(), flat, FROG), 0, atol=1e-6)
-    pixels = np.zeros((32, 32, 3), np.uint8)
-    pixels[:16, :16] = RED
-    assert explanation.evidence(fakes.corner(), pixels, 0)[:8, :8].max() < 0
+    np.testing.assert_allclose(explanation.occlusion(fakes.corner(), flat, FROG).fall, 0, atol=1e-6)
+    assert explanation.occlusion(fakes.corner(), red_corner(), 0).fall[:8, :8].max() < 0
 
 
-def test_temperature_is_applied() -> None:
-    """The figures are of the probabilities that people are shown."""
-    pixels = np.zeros((32, 32, 3), np.uint8)
-    pixels[:16, :16] = RED
-    calibrated = explanation.evidence(fakes.corner(temperature=10.0), pixels, FROG)
-    # At that temperature the class is less certain from the beginning, and has more to lose.
-    assert calibrated.max() > 2 * corner_heat().max() > 0
+def test_the_ground_around_a_fitted_picture_is_no_place_in_it() -> None:
+    """The map is of the picture alone, and the strongest patch touches it."""
+    found = explanation.occlusion(fakes.corner(), red_corner(), FROG, window=(0, 12, 32, 8))
+    assert found.fall.shape == (8, 32)
+    assert -8 < found.top < 8
+
+
+def occlusion(fall: np.ndarray, strongest: float = 3.0, left: int = 0, top: int = 0) -> explanation.Occlusion:
+    """A map as if it had been measured."""
+    return explanation.Occlusion(fall, 9.25, 9.25 - strongest, left, top)
 
 
 @pytest.mark.parametrize("size", [(400, 200), (200, 400), (301, 299), (32, 32)])
 @pytest.mark.parametrize("resize", images.RESIZES)
 def test_the_overlay_has_the_geometry_of_the_resize(size: tuple[int, int], resize: images.Resize) -> None:
-    """The corner the network saw glows in the picture, the rest of what it saw is grey, the rest dark.
-
-    What it saw around a fitted picture takes no part, however hot it is.
-    """
+    """The corner the network saw glows in the picture, what the network did not see is dark."""
     picture = Image.new("RGB", size, (200, 200, 200))
-    heat = np.full((32, 32), 100.0)
     left, top, width, height = images.part_seen(size, resize)
-    across, down, wide, high = images.place_in_fit(size) if resize == "fit" else (0, 0, 32, 32)
-    heat[down : down + high, across : across + wide] = 0.0
-    heat[down : down + 4, across + wide - 4 : across + wide] = 2.0
-    pixels = np.asarray(
-        explanation.laid_over(picture, explanation.in_sight(heat, picture.size, resize), resize)
-    ).astype(int)
+    wide, high = images.place_in_fit(size)[2:] if resize == "fit" else (32, 32)
+    fall = np.zeros((high, wide))
+    fall[:4, -4:] = 2.0
+    pixels = np.asarray(explanation.laid_over(picture, occlusion(fall, 0), resize)).astype(int)
     assert pixels.shape == (size[1], size[0], 3)
     glow = pixels[top + 1, left + width - 2]
     assert glow[0] > glow[2] + 60
     for grey in (pixels[top + height - 2, left + width - 2], pixels[top + height - 2, left + 1]):
-        assert (np.abs(grey - 200) <= 1).all()
+        assert np.ptp(grey) < 4
+        assert grey.min() > 140
     outside = np.ones(pixels.shape[:2], bool)
     outside[top : top + height, left : left + width] = False
     assert (np.abs(pixels[outside] - 60) <= 1).all()
     assert outside.any() == (resize == "crop" and size[0] != size[1])
 
 
-def test_a_map_of_nothing_stays_grey() -> None:
+def test_the_strongest_patch_is_outlined_where_it_is() -> None:
+    """In white, at the picture's scale; a patch of no effect is not."""
+    picture = Image.new("RGB", (320, 320))
+    seen = np.asarray(explanation.laid_over(picture, occlusion(np.zeros((32, 32)), 3.0, 12, 4), "crop"))
+    rows, columns = np.nonzero((seen == 255).all(axis=2))
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (40, 119, 120, 199)
+    seen = np.asarray(explanation.laid_over(picture, occlusion(np.zeros((32, 32)), 0.05), "crop"))
+    assert not (seen == 255).any()
+
+
+def test_a_map_of_nothing_stays_pale() -> None:
     """Noise of a thousandth is not blown up to full colour."""
     picture = Image.new("RGB", (64, 64), (100, 100, 100))
-    heat = np.random.default_rng(0).normal(0, 0.001, (32, 32))
-    assert np.abs(np.asarray(explanation.laid_over(picture, heat, "crop")).astype(int) - 100).max() < 12
+    found = occlusion(np.random.default_rng(0).normal(0, 0.001, (32, 32)), 0.001)
+    pixels = np.asarray(explanation.laid_over(picture, found, "crop")).astype(int)
+    assert np.ptp(pixels, axis=2).max() < 12
 
 
 def write(path: Path, orientation: int = 1, corner: tuple[int, int] = (0, 0)) -> Path:
@@ -141,36 +169,32 @@ def test_the_cameras_orientation_is_followed(tmp_path: Path) -> None:
     assert (plain[: side // 3, : side // 3] == RED).all()
     assert (plain[side // 2 :, side // 2 :] == 0).all()
     colour = np.ptp(overlay, axis=2)
-    assert colour[: side // 4, : side // 4].min() > 50
+    assert colour[: side // 8, : side // 8].mean() > 50
     assert colour[5 * side // 8 :].max() < 15
     assert colour[:, 5 * side // 8 :].max() < 15
 
 
 @pytest.mark.parametrize(
-    ("heat", "line"),
+    ("strongest", "line"),
     [
-        (math.log(3), "covering the brightest places makes frog 3.0 times less probable"),
-        (math.log(99), "covering the brightest places makes frog 99.0 times less probable"),
-        (math.log(101), "covering the brightest places makes frog more than 100 times less probable"),
-        (math.log(1.04), "covering no single place makes frog less probable"),
-        (-1.0, "covering no single place makes frog less probable"),
+        (3.0, "covering the outlined 8x8 patch lowers the logit of frog by 3.0, from 9.2 to 6.2"),
+        (0.04, "no 8x8 patch that was covered lowers the logit of frog by 0.1 or more"),
+        (-1.0, "no 8x8 patch that was covered lowers the logit of frog by 0.1 or more"),
     ],
 )
-def test_the_caption_says_what_and_how_much(heat: float, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The class with its probability and the picture's name, and by how much the hottest place matters."""
+def test_the_caption_states_what_was_measured(
+    strongest: float, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The class, its probability and the picture's name, the patch's effect, and what colours mean."""
     texts: list[str] = []
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda *call: texts.append(call[2]))
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda *call, **_: texts.append(call[2]))
     pixels, picture = np.zeros((32, 32, 3), np.uint8), Image.new("RGB", (96, 96))
     top = (prediction.Ranked("frog", 0.9712), prediction.Ranked("cat", 0.02))
     answer = Prediction("a/toad.png", top, 0.0, None, pixels, picture)
-    explanation.side_by_side(answer, np.full((32, 32), heat), "crop")
-    assert texts == ["frog 97.1%   a/toad.png", line]
-    # The ground above and below a fitted picture is no place in it.
-    wide = dataclasses.replace(answer, picture=Image.new("RGB", (96, 48)))
-    ground = np.full((32, 32), 3.0)
-    ground[8:24] = heat
-    explanation.side_by_side(wide, ground, "fit")
-    assert texts[2:] == texts[:2]
+    explanation.page(answer, picture, occlusion(np.full((32, 32), 2.5), strongest), "crop")
+    assert texts[:3] == ["0.0", "1.2", "2.5"]
+    assert texts[3:5] == ["frog 97.1%   a/toad.png", line]
+    assert texts[5].startswith("colour: fall of the logit of frog where a place is covered")
 
 
 def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from cifarcnn import config, metrics
 from cifarcnn.data import cifar10
-from cifarcnn.errors import CifarCNNError, RunError
-from cifarcnn.figures import presentation
+from cifarcnn.errors import FigureError, RunError
+from cifarcnn.figures import charts, presentation
 from cifarcnn.runs.run import RunDirectory
 from cifarcnn.training.tensorboard_log import TensorBoardLog
 from models import save_tiny
@@ -53,6 +53,35 @@ def test_pictures_of_a_training_are_redrawn_whole(tmp_path: Path) -> None:
             picture.load()
 
 
+def test_a_figure_that_cannot_be_drawn_or_written_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever Matplotlib raises, and a directory that is gone: a training can go on without its pictures."""
+    with pytest.raises(FigureError, match=r"cannot write the figures to .*gone: .*; the training goes on"):
+        presentation.redraw(RunDirectory(tmp_path / "gone"), ROWS, None, None)
+
+    def failing(*_: object, **__: object) -> None:
+        raise RuntimeError("latex was not found\nmore")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.subplots", failing)
+    with pytest.raises(FigureError, match=r"^Matplotlib cannot draw the figure: latex was not found$"):
+        presentation.redraw(RunDirectory(tmp_path), ROWS, None, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_classes_and_best_epoch_are_the_callers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training tells how its classes are called and which epoch it holds for the best."""
+    told: list[object] = []
+    monkeypatch.setattr(charts, "learning_curves", lambda *call: told.append(call[2]))
+    monkeypatch.setattr(
+        charts, "confusion_matrix", lambda confusion, classes, _: told.append((confusion.shape, classes))
+    )
+    labels = np.array([0, 1, 2])
+    run, classes = RunDirectory(tmp_path), ("a", "b", "c")
+    presentation.redraw(run, ROWS, np.eye(3)[labels], labels, classes=classes, best_epoch=1)
+    assert told == [1, ((3, 3), classes)]
+
+
 def test_tensorboard_reads_the_pictures_back(tmp_path: Path) -> None:
     """An event holds the very bytes of the file, its size, its name and the epoch."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -76,13 +105,12 @@ def test_the_page_of_a_run_tells_its_training(run: Path) -> None:
     assert path == run / "report.html"
     page = path.read_text("utf-8")
     command = "cifarcnn train --arch vgg3 --recipe fast --epochs 2 --learning-rate 0.25 --deterministic"
-    assert f"{command} --data &#x27;my data&#x27;\n" in page
-    assert re.search(r"cifarcnn evaluate .*best\.keras.* --data &#x27;my data&#x27;", page)
+    assert f"{command} --data &#39;my data&#39;\n" in page
+    assert re.search(r"cifarcnn evaluate .*best\.keras.* --data &#39;my data&#39;", page)
     assert "abacus" in page
     assert "Learning curves" in page
     assert "<h1>my run</h1>" in page
     assert "Worst mistakes" not in page
-    assert "<!-- measured -->" not in page
     # Where the images were when it was trained, if nothing else is said now.
     (run / "environment.json").write_text('{"cpu": "abacus", "data": "photos"}')
     assert f"{command} --data photos\n" in presentation.write_run_report(RunDirectory(run), None).read_text()
@@ -117,7 +145,7 @@ def test_a_page_that_cannot_be_written_is_one_line(run: Path) -> None:
     """A directory stands where the page should."""
     (run / "report.html").mkdir()
     with pytest.raises(
-        CifarCNNError,
+        FigureError,
         match=r"cannot write the report .*; the run is finished; make room, then: cifarcnn train --resume ",
     ):
         presentation.write_run_report(RunDirectory(run), None)

@@ -28,8 +28,8 @@ pytestmark = pytest.mark.slow
 
 WIDE, PHONE = (1200, 800), (390, 800)
 EPOCHS = [
-    {"epoch": 1, "loss": 2.0, "accuracy": 0.3, "val_loss": 1.8, "val_accuracy": 0.4},
-    {"epoch": 2, "loss": 1.0, "accuracy": 0.6, "val_loss": 1.2, "val_accuracy": 0.55},
+    {"epoch": 1, "loss": 2.0, "accuracy": 0.3, "val_loss": 1.8, "val_accuracy": 0.4, "learning_rate": 1.0},
+    {"epoch": 2, "loss": 1.0, "accuracy": 0.6, "val_loss": 1.2, "val_accuracy": 0.55, "learning_rate": 2.0},
 ]
 SWITCHES = (
     *("--headless=new", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
@@ -70,7 +70,7 @@ def subject() -> report.Subject:
     scores = rng.normal(size=(600, 10))
     scores[np.arange(600), labels] += 2
     probabilities = metrics.softmax(scores)
-    return report.Subject(images, labels, probabilities, metrics.measure(probabilities, labels))
+    return report.Subject(images, labels, probabilities, metrics.measure(probabilities, labels), CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def page(subject: report.Subject, tmp_path_factory: pytest.TempPathFactory) -> P
     path = tmp_path_factory.mktemp("a report #1") / "report.html"
     facts = {"Settings": {"arch": "vgg2", "checksum": "f" * 64}}
     commands = ["cifarcnn train --arch vgg2 --recipe fast --learning-rate 0.05"]
-    report.write_report(path, "vgg2", subject, facts=facts, commands=commands, epochs=EPOCHS)
+    path.write_text(report.page("vgg2", subject, facts, commands, epochs=EPOCHS, best_epoch=2), "utf-8")
     return path
 
 
@@ -178,7 +178,7 @@ def test_the_page_fits_its_window_in_light_and_dark(
     headings = [heading.text for heading in browser.find_elements(By.TAG_NAME, "h2")]
     assert headings == [
         *("Learning curves", "Confusion matrix", "Per class", "Worst mistakes", "Calibration", "Settings"),
-        "Do it again",
+        "Reproduce",
     ]
     style = "const style = getComputedStyle(document.body); return [style.backgroundColor, style.color]"
     ground, ink = (sum(map(int, color[4:-1].split(","))) for color in browser.execute_script(style))
@@ -226,7 +226,7 @@ def test_headings_sort_the_class_table(
     open_page(browser, page)
 
     def classes() -> list[str]:
-        return [row.text for row in browser.find_elements(By.CSS_SELECTOR, "table.sortable td:first-child")]
+        return [row.text for row in browser.find_elements(By.CSS_SELECTOR, "table.sortable tbody th")]
 
     recalls = np.array([score.recall for score in subject.metrics.per_class])
     name, _, recall, *_ = browser.find_elements(By.CSS_SELECTOR, "table.sortable th button")

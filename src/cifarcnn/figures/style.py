@@ -104,7 +104,8 @@ def _matplotlib() -> Any:
         import matplotlib
     # A caller who draws something else finds it as it would be without us.
     with contextlib.suppress(Exception):
-        matplotlib.rcParams.update(matplotlib.rc_params())
+        theirs = matplotlib.rc_params()
+        matplotlib.rcParams.update({name: theirs[name] for name in theirs if name != "backend"})
         if backend := os.environ.get("MPLBACKEND"):
             matplotlib.rcParams["backend"] = backend
     return matplotlib
