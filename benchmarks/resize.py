@@ -2,7 +2,7 @@
 
     python benchmarks/resize.py pretrained photos
 
-``photos`` holds folders named for the model's classes (airplane, cat, ...). All settings see the same pictures;
+``photos`` holds folders named for the classes (airplane, cat, ...). All settings see the same pictures;
 the differences from the program's defaults are paired.
 """
 
@@ -48,9 +48,7 @@ def measure(model: modelfile.Model, photos: Path) -> None:
         correct[resize, views] = np.array([one.top[0].label for one in read]) == labels
         confidence[resize, views] = np.mean([one.top[0].probability for one in read])
     default = correct[images.DEFAULT_RESIZE, DEFAULT_VIEWS]
-    print(
-        "| resize | views | correct | accuracy | mean over classes | confidence | difference from the default |"
-    )
+    print("| resize | views | correct | accuracy | mean over classes | confidence | difference |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for (resize, views), hits in correct.items():
         mean = np.mean([hits[labels == label].mean() for label in np.unique(labels)])
