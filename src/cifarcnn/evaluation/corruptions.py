@@ -293,7 +293,8 @@ CORRUPTIONS: dict[str, tuple[Corruption, Sequence[Any]]] = {
     "defocus_blur": (_defocus_blur, ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))),
     "glass_blur": (_glass_blur, ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2))),
     "motion_blur": (_motion_blur, ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))),
-    "zoom_blur": (_zoom_blur, (6, 11, 16, 21, 26)),
+    # What np.arange(1, 1.06, 0.01), ... 1.26 give: rounding adds a step to the first two.
+    "zoom_blur": (_zoom_blur, (7, 12, 16, 21, 26)),
     "snow": (
         _snow,
         (
