@@ -3,9 +3,11 @@
 The constants are those of the authors' ``make_cifar_c.py`` (github.com/hendrycks/robustness). Each image
 draws from a generator of its own, seeded by corruption, severity and its index, so that results repeat
 whatever the batches. ``frost`` is missing: it needs the authors' photographs of frost. Filters that they
-took from OpenCV, SciPy, scikit-image and ImageMagick are written in NumPy, so pixels differ a little from
-the published files. Each function takes images, float32 (n, side, side, 3) of 0 to 1, the constants of a
-severity, and a generator per image, and returns images that may exceed 0 to 1.
+took from OpenCV, SciPy, scikit-image and ImageMagick are written in NumPy, so pixels differ a little from the
+published files.
+
+Each function takes images, float32 (n, side, side, 3) of 0 to 1, the constants of a severity, and a generator
+per image, and returns images that may exceed 0 to 1.
 """
 
 import io
@@ -291,7 +293,8 @@ CORRUPTIONS: dict[str, tuple[Corruption, Sequence[Any]]] = {
     "defocus_blur": (_defocus_blur, ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))),
     "glass_blur": (_glass_blur, ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2))),
     "motion_blur": (_motion_blur, ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))),
-    "zoom_blur": (_zoom_blur, (6, 11, 16, 21, 26)),
+    # What np.arange(1, 1.06, 0.01), ... 1.26 give: rounding adds a step to the first two.
+    "zoom_blur": (_zoom_blur, (7, 12, 16, 21, 26)),
     "snow": (
         _snow,
         (
