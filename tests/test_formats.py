@@ -134,7 +134,7 @@ def test_a_file_that_grows_without_end_is_not_read_whole(tmp_path: Path) -> None
     with open(tmp_path / "data_batch_1.bin", "wb") as file:
         file.truncate(1 << 40)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formats, "LARGEST_MEMBER", 1_000_000)
+        patch.setattr(formats, "LARGEST_FILE", 1_000_000)
         tracemalloc.start()
         with pytest.raises(DataError, match=r"data_batch_1\.bin is damaged"):
             files(tmp_path, TINY)

@@ -357,7 +357,7 @@ def _from_mirror(url: str, pace: Pace, publication: Publication, on_event: OnEve
     part = cache.directory() / f"{form.archive.name}.part"
     with cache.writing():
         fetch(url, form.archive, part, pace, on_event)
-    cache.install(Located(publication, form, part, is_verified=True), on_event)
+    cache.install(Located(publication, form, part), on_event)
     part.unlink()
 
 
