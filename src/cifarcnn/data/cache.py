@@ -16,7 +16,7 @@ from cifarcnn.events import Note, OnEvent
 from cifarcnn.machine import files, locks
 
 SEEN = "converted.json"
-"""What was verified and converted before: paths, with the sizes and times of their files."""
+"""What was converted before: paths, with the sizes and times of their files."""
 
 
 def directory() -> Path:

@@ -1,7 +1,6 @@
 """Downloading one archive from one mirror, in the face of hosts that refuse, stall, crawl, break off or lie.
 
-What has arrived is kept in a ``.part`` file. Every mirror serves the same bytes, so any of them can go on
-where another stopped; the archive's digest decides whether the result is right.
+Every mirror serves the same bytes, so any can continue the ``.part`` file that another began.
 """
 
 import hashlib
