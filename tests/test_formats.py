@@ -12,7 +12,7 @@ import pytest
 
 from cifarcnn.data import formats
 from cifarcnn.data.formats import NothingThere, locate
-from cifarcnn.data.publication import CIFAR10, CIFAR100
+from cifarcnn.data.publication import CIFAR10, CIFAR100, Form
 from cifarcnn.errors import DataError
 from tinydata import RECORDS, TinyData, damage, make, make_cifar100, tar
 
@@ -84,7 +84,7 @@ def test_what_has_the_right_digest_and_other_images_is_refused(tmp_path: Path) -
     forged = TINY.pickles | {"data_batch_2": TINY.pickles["data_batch_3"]}
     sums = dict(TINY.publication.forms[1].members)
     sums["data_batch_2"] = sums["data_batch_3"]
-    form = formats.Form("python", "x", TINY.publication.forms[1].archive, sums)
+    form = Form("python", "x", TINY.publication.forms[1].archive, sums)
     located = formats.Located(TINY.publication, form, TINY.write(tmp_path, forged))
     with pytest.raises(DataError, match=r"data_batch_2\.bin is damaged: its SHA-256"):
         dict(located.files())

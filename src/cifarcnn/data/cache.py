@@ -47,7 +47,7 @@ def read(place: Path, names: Iterable[str], publication: Publication) -> dict[st
 
 
 def is_right(publication: Publication) -> bool:
-    """Whether the cache holds all canonical files as published."""
+    """Return whether the cache holds all canonical files as published."""
     try:
         read(folder(publication), publication.sums, publication)
     except DataError:
@@ -57,8 +57,6 @@ def is_right(publication: Publication) -> bool:
 
 def install(located: Located, on_event: OnEvent) -> None:
     """Convert a form of a data set into the cache, unless it is there. The caller holds the lock.
-
-    The files are verified aside, all of them, before the first is put in place.
 
     Raises:
         DataError: the source is not as published, or the cache cannot be written.
@@ -142,11 +140,7 @@ def writing() -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock(on_event: OnEvent) -> Iterator[None]:
-    """Let one process at a time fill the cache; the others wait and say so.
-
-    Raises:
-        DataError: the cache cannot be written.
-    """
+    """Let one process at a time fill the cache; the others wait and say so."""
     with contextlib.ExitStack() as stack:
         with writing():
             directory().mkdir(parents=True, exist_ok=True)
