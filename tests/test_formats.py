@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import tarfile
 import tracemalloc
 import warnings
 from collections.abc import Callable
@@ -73,7 +74,7 @@ def test_nothing_is_parsed_before_its_digest_is_right(
         path = tmp_path / "archive"
         path.write_bytes(getattr(TINY, kind))
         damage(path, 20)
-    for module, parser in ((formats.tarfile, "open"), (formats, "load_pickle")):
+    for module, parser in ((tarfile, "open"), (formats, "load_pickle")):
         monkeypatch.setattr(module, parser, lambda *_: pytest.fail("it was parsed"))
     with pytest.raises(DataError, match=r"is damaged: its (MD5|SHA-256) is not the published one"):
         files(path, TINY)
