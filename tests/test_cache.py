@@ -8,6 +8,7 @@ import pytest
 
 from cifarcnn.data import cache, sources
 from cifarcnn.data.formats import locate
+from cifarcnn.data.publication import CIFAR10
 from cifarcnn.errors import DataError
 from cifarcnn.events import Event, Note, ignore
 from tinydata import FILES, RECORDS, TinyData, damage
@@ -24,7 +25,7 @@ def test_one_changed_byte_of_the_real_files_is_detected(tmp_path: Path, data_dir
         (tmp_path / name).write_bytes((data_directory / name).read_bytes())
         damage(tmp_path / name, position)
         with pytest.raises(DataError, match=f"{name} is damaged"):
-            cache.read(tmp_path, [name], sources.CIFAR10)
+            cache.read(tmp_path, [name], CIFAR10)
     assert all(sources.verify(tmp_path).problems.values())
 
 

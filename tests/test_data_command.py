@@ -24,9 +24,10 @@ def test_where_prints_the_directory_alone(cifarcnn: Run, data_directory: Path) -
     assert done.stderr == f"verified, from --data {data_directory}\n"
 
 
-def test_where_fails_with_one_line_if_there_is_nothing(cifarcnn: Run) -> None:
+@pytest.mark.parametrize("words", [["where"], ["verify", "--json"]])
+def test_an_empty_machine_is_one_line(words: list[str], cifarcnn: Run) -> None:
     """Nothing is downloaded, and the error says how to get the data."""
-    done = cifarcnn("data", "where")
+    done = cifarcnn("data", *words)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: CIFAR-10 was not found: nothing in cache ")
     assert "cifarcnn data fetch" in done.stderr
@@ -62,14 +63,6 @@ def test_verify_fails_on_a_damaged_cache_and_leaves_it_alone(
     assert "No such file" in document["files"][0]["problem"]
     assert "SHA-256" in document["files"][1]["problem"]
     assert not (cache / FILES[0]).exists()
-
-
-def test_verify_fails_with_one_line_if_there_is_nothing(cifarcnn: Run) -> None:
-    """An empty machine is no damaged one."""
-    done = cifarcnn("data", "verify", "--json")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: CIFAR-10 was not found: nothing in cache ")
-    assert done.stderr.count("\n") == 1
 
 
 def test_fetch_prints_one_document(cifarcnn: Run, data_directory: Path) -> None:

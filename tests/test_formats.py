@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import tarfile
 import tracemalloc
 import warnings
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 
 from cifarcnn.data import formats
 from cifarcnn.data.formats import NothingThere, locate
-from cifarcnn.data.publication import CIFAR10, CIFAR100
+from cifarcnn.data.publication import CIFAR10, CIFAR100, Form
 from cifarcnn.errors import DataError
 from tinydata import RECORDS, TinyData, damage, make, make_cifar100, tar
 
@@ -73,7 +74,7 @@ def test_nothing_is_parsed_before_its_digest_is_right(
         path = tmp_path / "archive"
         path.write_bytes(getattr(TINY, kind))
         damage(path, 20)
-    for module, parser in ((formats.tarfile, "open"), (formats, "load_pickle")):
+    for module, parser in ((tarfile, "open"), (formats, "load_pickle")):
         monkeypatch.setattr(module, parser, lambda *_: pytest.fail("it was parsed"))
     with pytest.raises(DataError, match=r"is damaged: its (MD5|SHA-256) is not the published one"):
         files(path, TINY)
@@ -84,7 +85,7 @@ def test_what_has_the_right_digest_and_other_images_is_refused(tmp_path: Path) -
     forged = TINY.pickles | {"data_batch_2": TINY.pickles["data_batch_3"]}
     sums = dict(TINY.publication.forms[1].members)
     sums["data_batch_2"] = sums["data_batch_3"]
-    form = formats.Form("python", "x", TINY.publication.forms[1].archive, sums)
+    form = Form("python", "x", TINY.publication.forms[1].archive, sums)
     located = formats.Located(TINY.publication, form, TINY.write(tmp_path, forged))
     with pytest.raises(DataError, match=r"data_batch_2\.bin is damaged: its SHA-256"):
         dict(located.files())
@@ -134,7 +135,7 @@ def test_a_file_that_grows_without_end_is_not_read_whole(tmp_path: Path) -> None
     with open(tmp_path / "data_batch_1.bin", "wb") as file:
         file.truncate(1 << 40)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formats, "LARGEST_MEMBER", 1_000_000)
+        patch.setattr(formats, "LARGEST_FILE", 1_000_000)
         tracemalloc.start()
         with pytest.raises(DataError, match=r"data_batch_1\.bin is damaged"):
             files(tmp_path, TINY)

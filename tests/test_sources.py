@@ -16,6 +16,7 @@ from badserver import STEP, BadServer, serving
 from cifarcnn.data import cifar100, sources
 from cifarcnn.data.cifar10 import TRAIN_FILES, parse
 from cifarcnn.data.formats import Located
+from cifarcnn.data.publication import BY_NAME
 from cifarcnn.errors import DataError, UsageError
 from cifarcnn.events import Event, Note
 from tinydata import FILES, RECORDS, TinyData, damage, make_cifar100
@@ -438,7 +439,7 @@ def test_a_folder_named_like_a_data_set_comes_first(tmp_path: Path) -> None:
 
 def test_the_coarse_data_set_has_the_fine_ones_files() -> None:
     """It differs in the labels alone."""
-    fine, coarse = sources.BY_NAME["cifar100"], sources.BY_NAME["cifar100-coarse"]
+    fine, coarse = BY_NAME["cifar100"], BY_NAME["cifar100-coarse"]
     assert fine.forms == coarse.forms
     assert (len(fine.classes), fine.label_byte, len(coarse.classes), coarse.label_byte) == (100, 1, 20, 0)
 

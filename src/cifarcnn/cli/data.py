@@ -40,9 +40,9 @@ def fetch(path: Path | None, as_json: bool) -> None:
 @data_option
 @json_option
 def where(path: Path | None, as_json: bool) -> None:
-    """Print where the images are; nothing is downloaded or written.
+    """Print where the images are.
 
-    It is a directory or an archive, whose every byte was verified.
+    It is a directory or an archive, whose every byte was verified. Nothing is downloaded or written.
     """
     _show(sources.where(path), as_json)
 
@@ -99,8 +99,8 @@ def verify(path: Path | None, as_json: bool) -> int:
 def show(*, path: Path | None, count: int, output: Path, as_json: bool, **settings: config.Value) -> None:
     """Draw training images as the network sees them.
 
-    They are the crops that `cifarcnn train` makes, epoch after epoch, with the same settings, before --sides
-    makes them smaller. The picture's path is printed.
+    They are the crops that `cifarcnn train` makes, epoch after epoch, with the same settings, before
+    --resolutions makes them smaller. The picture's path is printed.
     """
     from cifarcnn.training import augment
 

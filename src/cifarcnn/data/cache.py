@@ -16,7 +16,7 @@ from cifarcnn.events import Note, OnEvent
 from cifarcnn.machine import files, locks
 
 SEEN = "converted.json"
-"""What was verified and converted before: paths, with the sizes and times of their files."""
+"""What was converted before: paths, with the sizes and times of their files."""
 
 
 def directory() -> Path:
@@ -34,30 +34,20 @@ def directory() -> Path:
 
 def folder(publication: Publication) -> Path:
     """Say where the cache keeps a data set: CIFAR-10 in itself, CIFAR-100 in a directory of its own."""
-    is_cifar100 = publication.title == CIFAR100.title
-    return directory() / publication.forms[0].folder if is_cifar100 else directory()
+    return directory() / (publication.forms[0].folder if publication.title == CIFAR100.title else "")
 
 
 def read(place: Path, names: Iterable[str], publication: Publication) -> dict[str, bytes]:
-    """Read canonical files and compare every byte with the published checksums.
-
-    Returns:
-        The content of each file, in the order of ``names``.
-
-    Raises:
-        DataError: a file is missing, unreadable, or not what was published.
-    """
-
-    def one(name: str) -> tuple[str, bytes]:
-        return name, read_verified(place / name, publication.sums[name])
-
+    """Read canonical files, in the order of ``names``; DataError unless each is as published."""
+    names = list(names)
     # Reading and hashing both release the interpreter's lock, so threads use all processors.
     with ThreadPoolExecutor() as pool:
-        return dict(pool.map(one, names))
+        contents = pool.map(lambda name: read_verified(place / name, publication.sums[name]), names)
+        return dict(zip(names, contents, strict=True))
 
 
 def is_right(publication: Publication) -> bool:
-    """Whether the cache holds all canonical files as published."""
+    """Return whether the cache holds all canonical files as published."""
     try:
         read(folder(publication), publication.sums, publication)
     except DataError:
@@ -68,15 +58,14 @@ def is_right(publication: Publication) -> bool:
 def install(located: Located, on_event: OnEvent) -> None:
     """Convert a form of a data set into the cache, unless it is there. The caller holds the lock.
 
-    The files are verified aside, all of them, before the first is put in place.
-
     Raises:
         DataError: the source is not as published, or the cache cannot be written.
     """
     publication = located.publication
     if is_right(publication):
         # What was named must still be what it is taken for.
-        located.check()
+        for problem in filter(None, dict(located.problems()).values()):
+            raise DataError(problem)
     else:
         target = folder(publication)
         on_event(Note(f"verifying {located.path} and converting it into {target}"))
@@ -151,11 +140,7 @@ def writing() -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock(on_event: OnEvent) -> Iterator[None]:
-    """Let one process at a time fill the cache; the others wait and say so.
-
-    Raises:
-        DataError: the cache cannot be written.
-    """
+    """Let one process at a time fill the cache; the others wait and say so."""
     with contextlib.ExitStack() as stack:
         with writing():
             directory().mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,4 @@
-"""CIFAR-10 itself: its classes, its checksums, its binary records; and how images are divided among uses.
-
-Arrays and bytes only. Where the files come from is the business of ``sources``.
-"""
+"""CIFAR-10 itself: its classes, its checksums, its binary records; and how images are divided among uses."""
 
 import hashlib
 from collections.abc import Sequence
@@ -116,11 +113,7 @@ def parse(raw: bytes, label_bytes: int = 1, label_byte: int = 0, classes: int = 
 
 
 def encode(images: Bytes, labels: Bytes) -> bytes:
-    """Write binary records: the inverse of ``parse``.
-
-    Args:
-        images: uint8, (n, 32, 32, 3).
-        labels: uint8, (n,).
+    """Write binary records: the inverse of ``parse``, for images and labels as it returns them.
 
     Raises:
         DataError: shapes or types are others, or a label exceeds 9.

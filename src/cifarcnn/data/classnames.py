@@ -14,8 +14,6 @@ SYNONYMS = {
     "boat": "ship",
     "lorry": "truck",
 }
-SHOWN = 3
-"""How many names a message gives before it only counts."""
 
 
 def class_of(name: str) -> int | None:
@@ -73,7 +71,7 @@ def labels_among(names: Iterable[str], classes: Sequence[str], where: str) -> li
     return [label for label in found if label is not None]
 
 
-def some(names: Iterable[str], separator: str = ", ", shown: int = SHOWN) -> str:
+def some(names: Iterable[str], separator: str = ", ", shown: int = 3) -> str:
     """Give the first few of many names, and the number of the others."""
     names = list(names)
     more = f"{separator}and {len(names) - shown:,} more" if len(names) > shown else ""

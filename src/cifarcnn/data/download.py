@@ -1,7 +1,6 @@
 """Downloading one archive from one mirror, in the face of hosts that refuse, stall, crawl, break off or lie.
 
-What has arrived is kept in a ``.part`` file. Every mirror serves the same bytes, so any of them can go on
-where another stopped; the archive's digest decides whether the result is right.
+Every mirror serves the same bytes, so any can continue the ``.part`` file that another began.
 """
 
 import hashlib
@@ -49,7 +48,7 @@ def fetch(url: str, archive: Archive, part: Path, pace: Pace, on_event: OnEvent)
         if before < archive.size:
             _receive(url, archive, part, pace, on_event)
         if _size(part) == archive.size:
-            if _digest(part, archive) == archive.digest:
+            if _is_right(part, archive):
                 return
             part.unlink()
             if not from_elsewhere:
@@ -66,11 +65,7 @@ def fetch(url: str, archive: Archive, part: Path, pace: Pace, on_event: OnEvent)
 
 
 def _host(url: str) -> str:
-    """The host's name in a web address.
-
-    Raises:
-        DataError: it is no http or https address.
-    """
+    """Return the host of a web address; DataError unless it is one."""
     try:
         parts = urlsplit(url)
         name = parts.hostname if parts.scheme in ("http", "https") else None
@@ -85,10 +80,10 @@ def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def _digest(part: Path, archive: Archive) -> str:
-    algorithm = archive.digest.partition(":")[0]
+def _is_right(part: Path, archive: Archive) -> bool:
+    algorithm, _, expected = archive.digest.partition(":")
     with open(part, "rb") as file:
-        return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
+        return hashlib.file_digest(file, algorithm).hexdigest() == expected
 
 
 def _receive(url: str, archive: Archive, part: Path, pace: Pace, on_event: OnEvent) -> None:
@@ -114,11 +109,7 @@ def _receive(url: str, archive: Archive, part: Path, pace: Pace, on_event: OnEve
 
 
 def _ask(url: str, archive: Archive, start: int, timeout: float) -> tuple[Any, int]:
-    """Ask for the archive from ``start`` on.
-
-    Returns:
-        The response and where its body begins: at 0 if the host serves no parts, or wrong ones.
-    """
+    """Ask for the archive from ``start`` on; where the host serves no parts, the body begins at 0."""
     headers = {"User-Agent": "cifarcnn", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
@@ -164,24 +155,20 @@ def _chunk(response: Any, most: int, timeout: float) -> bytes:
 
 
 def _answer(request: urllib.request.Request, timeout: float) -> Any:
-    """Send a request and return the response, whose body may still be on its way.
+    """Return the response, whose body may still be on its way.
 
-    A thread of its own waits, as some waits have no limit: for a name to be looked up, and for the end of
-    headers of which a byte comes now and then. What it waits for when it is given up does no harm.
-
-    Args:
-        request: over http or https.
-        timeout: seconds to wait for a connection, and for any byte; three times as many for all.
+    urllib has no limit for looking a name up, nor for headers that come a byte at a time, so a thread waits.
 
     Raises:
-        TimeoutError: no answer came in time, with the seconds.
+        TimeoutError: no answer came in time, with the seconds: ``timeout`` for any byte, thrice that for all.
         Exception: what the opener raises.
     """
     answer: Future[Any] = Future()
 
     def ask() -> None:
         try:
-            answer.set_result(_opener().open(request, timeout=timeout))
+            # An opener of its own sees the proxies that the environment names now.
+            answer.set_result(urllib.request.build_opener().open(request, timeout=timeout))
         except Exception as problem:  # raised again below, where the caller tells one from another
             answer.set_exception(problem)
 
@@ -191,19 +178,3 @@ def _answer(request: urllib.request.Request, timeout: float) -> Any:
         return answer.result(TIMEOUTS_TO_ANSWER * timeout)
     except TimeoutError:
         raise TimeoutError(timeout if answer.done() else TIMEOUTS_TO_ANSWER * timeout) from None
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Speak http and https alone, also after a redirection; proxies as the environment says."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler,
-        urllib.request.UnknownHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPRedirectHandler,
-        urllib.request.HTTPErrorProcessor,
-    ):
-        opener.add_handler(handler())
-    return opener

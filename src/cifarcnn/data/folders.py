@@ -1,7 +1,4 @@
-"""A user's own labelled images: a folder of folders, each named for a class and holding its pictures.
-
-How one picture becomes 32x32 pixels stands in ``images``; ``sources`` decides when a folder is taken.
-"""
+"""A user's own labelled images: a folder of folders, each named for a class and holding its pictures."""
 
 import hashlib
 import os
@@ -29,11 +26,8 @@ SPLIT_NAMES: dict[str, Split] = {
 }
 MOST_CLASSES = 1000
 
-REPORTED_EVERY = 500
-"""Pictures from one report of progress to the next."""
-
-REMEMBERED = 4
-"""Folders whose decoded pictures are kept in memory."""
+REPORTED_EVERY = 500  # pictures
+REMEMBERED = 4  # folders, whose decoded pictures are kept in memory
 
 
 @dataclass(frozen=True)
@@ -69,10 +63,9 @@ def load(
     source: str = "",
     classes: Sequence[str] | None = None,
 ) -> Images:
-    """Read a labelled folder.
+    """Read a labelled folder: the pictures at 32x32 pixels, in the order of classes and then of paths.
 
-    All ten classes of CIFAR-10, in any spelling, are CIFAR-10. Other folders are classes of their own names,
-    sorted, and so are some of the ten.
+    All ten classes of CIFAR-10, in any spelling, are CIFAR-10; else the classes are the sorted names.
 
     Args:
         path: a directory of class-named folders, or one that has such directories named train, val and test.
@@ -80,9 +73,6 @@ def load(
         on_event: receives ``Note`` about what is left out, and ``Transfer``.
         source: what the images say of their origin; without it the folder's path.
         classes: a model's, which the folders' must be among. Without, they are the training folder's.
-
-    Returns:
-        The pictures at 32x32 pixels, in the order of classes and then of paths.
 
     Raises:
         UsageError: names of folders cannot be classes, are not among the classes, or the split is missing.
@@ -141,16 +131,11 @@ def _note_duplicates(
 
 
 def own_classes(folder: Path) -> tuple[str, ...]:
-    """Return the classes that the folders in a directory are named for, in order.
-
-    Raises:
-        UsageError: there are too few or too many, or names that are no text or do not differ enough.
-    """
+    """Return the classes that the folders in a directory are named for; UsageError if they cannot be."""
     names = [entry.name for entry in _subfolders(folder)]
-    if odd := [
-        name for name in names if not all(letter.isprintable() or letter.isspace() for letter in name)
-    ]:
-        raise UsageError(f"{folder}: the folder {odd[0]!r} cannot name a class; expected printable text")
+    for name in names:
+        if not all(letter.isprintable() or letter.isspace() for letter in name):
+            raise UsageError(f"{folder}: the folder {name!r} cannot name a class; expected printable text")
     if {class_of(name) for name in names} == set(range(len(CLASSES))):
         return CLASSES
     alike = Counter(map(folded, names))

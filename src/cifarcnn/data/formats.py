@@ -19,8 +19,8 @@ from cifarcnn.data.cifar10 import TEST_FILES, TRAIN_FILES, encode
 from cifarcnn.data.publication import Form, Publication
 from cifarcnn.errors import DataError
 
-LARGEST_MEMBER = 160_000_000
-"""Bytes; the largest published file is CIFAR-100's training images as a pickle, 155 MB."""
+LARGEST_FILE = 171_000_000
+"""Bytes; the largest published file is CIFAR-10's python archive, 170.5 MB."""
 
 Read = Callable[[str], bytes]
 
@@ -31,15 +31,11 @@ class NothingThere(DataError):  # noqa: N818 - named for what was met
 
 @dataclass(frozen=True)
 class Located:
-    """A form of a data set found at ``path``: a directory that holds its files, or an archive.
-
-    ``is_verified`` tells that an archive's digest was compared already.
-    """
+    """A form of a data set found at ``path``: a directory that holds its files, or an archive."""
 
     publication: Publication
     form: Form
     path: Path
-    is_verified: bool = False
 
     @property
     def is_canonical(self) -> bool:
@@ -57,18 +53,11 @@ class Located:
         """Compare each file with its published digest; yield its name and what is wrong, or None."""
         for path, digest in self.parts.items():
             try:
-                with open(path, "rb") as file:
-                    found = hashlib.file_digest(file, digest.partition(":")[0]).hexdigest()
-            except OSError as problem:
-                yield path.name, f"{path} cannot be read: {problem.strerror}"
-                continue
-            yield path.name, None if digest.endswith(f":{found}") else _damaged(path, digest)
-
-    def check(self) -> None:
-        """Raise DataError unless every file is as published."""
-        for _, problem in () if self.is_verified else self.problems():
-            if problem:
-                raise DataError(problem)
+                read_verified(path, digest)
+            except DataError as problem:
+                yield path.name, str(problem)
+            else:
+                yield path.name, None
 
     def files(self) -> Iterator[tuple[str, bytes]]:
         """Yield the canonical files' names and verified contents.
@@ -76,17 +65,13 @@ class Located:
         Raises:
             DataError: something cannot be read, or is not as published.
         """
-        read: Read = self._read_member
+        read: Read = lambda name: read_verified(self.path / name, self.form.members[name])  # noqa: E731
         if not self.path.is_dir():
-            self.check()
-            read = _unpacked(self.path, self.form).__getitem__
+            read = _unpacked(read_verified(self.path, self.form.archive.digest), self.form).__getitem__
         for name, digest in self.publication.sums.items():
             content = CONVERTERS[self.form.kind](name, read)
             check(self.path / name, content, digest)
             yield name, content
-
-    def _read_member(self, name: str) -> bytes:
-        return read_verified(self.path / name, self.form.members[name])
 
 
 def locate(path: Path, *publications: Publication) -> Located:
@@ -169,12 +154,10 @@ def check(path: Path, content: bytes, digest: str) -> None:
     """Raise DataError unless ``content``, which ``path`` names, has the published digest."""
     algorithm, _, expected = digest.partition(":")
     if hashlib.new(algorithm, content).hexdigest() != expected:
-        raise DataError(f"{_damaged(path, digest)}; it has {len(content):,} bytes")
-
-
-def _damaged(path: Path, digest: str) -> str:
-    algorithm = {"md5": "MD5", "sha256": "SHA-256", "sha512": "SHA-512"}[digest.partition(":")[0]]
-    return f"{path} is damaged: its {algorithm} is not the published one"
+        name = {"md5": "MD5", "sha256": "SHA-256", "sha512": "SHA-512"}[algorithm]
+        raise DataError(
+            f"{path} is damaged: its {name} is not the published one; it has {len(content):,} bytes"
+        )
 
 
 def read_verified(path: Path, digest: str) -> bytes:
@@ -185,30 +168,22 @@ def read_verified(path: Path, digest: str) -> bytes:
     """
     try:
         with open(path, "rb") as file:
-            content = file.read(LARGEST_MEMBER)
+            content = file.read(LARGEST_FILE)
     except OSError as problem:
         raise DataError(f"{path} cannot be read: {problem.strerror}") from None
     check(path, content, digest)
     return content
 
 
-def _unpacked(path: Path, form: Form) -> dict[str, bytes]:
-    """Read the members of an archive that was verified into memory, at most 186 MB."""
+def _unpacked(raw: bytes, form: Form) -> dict[str, bytes]:
+    """Read the members of a verified archive into memory, at most 186 MB."""
     members: dict[str, bytes] = {}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                folder, _, name = member.name.removeprefix("./").rpartition("/")
-                if folder == form.folder and (content := archive.extractfile(member)):
-                    members[name] = content.read()
-    except (OSError, EOFError, tarfile.TarError) as problem:
-        # Whoever changes the file between its verification and now.
-        raise DataError(f"{path} cannot be read: {problem}") from None
+    with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
+        for member in archive:
+            folder, _, name = member.name.removeprefix("./").rpartition("/")
+            if folder == form.folder and (content := archive.extractfile(member)):
+                members[name] = content.read()
     return members
-
-
-def _from_binary(name: str, read: Read) -> bytes:
-    return read(name)
 
 
 def _from_pickle(name: str, read: Read) -> bytes:
@@ -259,7 +234,7 @@ def _from_png(name: str, read: Read) -> bytes:
 
 
 CONVERTERS: dict[str, Callable[[str, Read], bytes]] = {
-    "binary": _from_binary,
+    "binary": lambda name, read: read(name),
     "python": _from_pickle,
     "npm": _from_png,
 }

