@@ -113,7 +113,7 @@ def test_an_overflow_on_one_device_is_one_on_all_and_drift_is_noticed(tmp_path: 
         (["--devices", 0], "", "devices"),
         (["--wait", 0], "", "--wait is 0"),
         (["--wait", "inf"], "", "--wait is inf"),
-        (["--scale-batch", "--repeat", 2], "", "--scale-batch is for one new run"),
+        (["--scale-batch", "--repeat", 2], "", "--scale-batch cannot be given with --repeat"),
         (["--repeat", 2], TWO, "several runs are not trained by several machines"),
     ],
 )
