@@ -31,11 +31,13 @@ class SingleDevice:
     Attributes:
         count: the number of devices, those of other workers included.
         is_chief: whether this process writes the run directory.
+        chief_name: what to call the one that does.
         gathers: whether ``fit`` cuts the images out of what ``hold`` was given; else the model does.
     """
 
     count = 1
     is_chief = True
+    chief_name = "this process"
     gathers = False
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:

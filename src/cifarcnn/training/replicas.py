@@ -61,6 +61,7 @@ class Replicas(SingleDevice):
         self.steps_per_call = min(steps_per_call, MOST_STEPS)
         self.count = strategy.num_replicas_in_sync
         self.is_chief = cluster is None or cluster.chief
+        self.chief_name = cluster.name(0) if cluster else super().chief_name
         self.devices: tuple[str, ...] = strategy.extended.worker_devices
         self.first = len(self.devices) * (cluster.index if cluster else 0)
         self._add = tf.function(
