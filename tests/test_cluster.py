@@ -11,7 +11,7 @@ from cifarcnn.errors import UsageError
 from cifarcnn.training import cluster
 from cifarcnn.training.cluster import Cluster
 
-hosts = st.from_regex(r"[a-z0-9][a-z0-9.-]{0,20}", fullmatch=True)
+hosts = st.text("abyz019.-", min_size=1, max_size=20)
 addresses = st.builds("{}:{}".format, hosts, st.integers(1, 65535))
 
 

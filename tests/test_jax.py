@@ -40,6 +40,7 @@ def run_on_jax(directory: Path, *arguments: object, **environment: str) -> "subp
     )
 
 
+@pytest.mark.slow
 def test_tensorflow_beside_it_says_nothing() -> None:
     """Keras imports TensorFlow to seed it, also where JAX computes."""
     script = "from cifarcnn.machine import backend; print(backend.load()); backend.seed(0)"

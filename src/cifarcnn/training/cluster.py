@@ -1,7 +1,4 @@
-"""Which machines train together, as ``TF_CONFIG`` or SLURM say it, and the checks that need no TensorFlow.
-
-How they join and compute in step is the business of ``distributed``.
-"""
+"""Which processes train together, as ``TF_CONFIG`` or SLURM say it."""
 
 import json
 import re
@@ -25,10 +22,10 @@ SLURM_PORT = 12345
 
 @dataclass(frozen=True)
 class Cluster:
-    """The machines, or rather processes, that train together.
+    """The processes that train together.
 
     Attributes:
-        workers: the address of each, "host:port", the same list in the same order for all of them.
+        workers: the address of each, "host:port", in the same order for all of them.
         index: which of them this process is. The first is the chief, which alone writes.
     """
 
@@ -48,22 +45,19 @@ class Cluster:
 def from_environment(environ: Mapping[str, str]) -> Cluster | None:
     """Return the cluster that this process belongs to, or None if it trains by itself.
 
-    ``TF_CONFIG`` is TensorFlow's own variable for it. Without it, a SLURM job step of several tasks is a
-    cluster of as many workers.
+    Without ``TF_CONFIG``, a SLURM job step of several tasks is a cluster of as many workers.
 
     Raises:
         UsageError: what the environment says makes no sense.
     """
-    if not expected(environ):
+    text = environ.get("TF_CONFIG", "").strip()
+    if text:
+        cluster = parse(text)
+    elif environ.get("SLURM_STEP_NUM_TASKS", "1") != "1":
+        cluster = _from_slurm(environ)
+    else:
         return None
-    text = environ.get("TF_CONFIG", "")
-    cluster = parse(text) if text.strip() else _from_slurm(environ)
     return cluster if len(cluster.workers) > 1 else None
-
-
-def expected(environ: Mapping[str, str]) -> bool:
-    """Return whether the environment speaks of a cluster at all."""
-    return bool(environ.get("TF_CONFIG", "").strip()) or environ.get("SLURM_STEP_NUM_TASKS", "1") != "1"
 
 
 def parse(text: str) -> Cluster:
