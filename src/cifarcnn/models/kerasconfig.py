@@ -1,7 +1,6 @@
 """Descriptions of networks as Keras 2 wrote them, or with channels first, in the form that Keras 3 takes.
 
-Only what a network computes is taken over: initial values, regularisation and the data types of a training
-are left out. Only what cannot be translated is refused here; ``modelguard.check_config`` does the rest.
+Only what a network computes is taken over. ``modelguard.check_config`` decides what is allowed.
 """
 
 import copy
