@@ -112,24 +112,8 @@ def export(
         raise UsageError(f"there is no format {format!r}; expected one of: {', '.join(FORMATS)}")
     if half and format != "litert":
         raise UsageError(f"half precision is for the format litert alone, but the format is {format}")
-    if output is None:
-        resolved = Path(os.path.realpath(model))
-        name = resolved.name if os.path.isdir(resolved) else resolved.stem
-        output = f"{name}{FORMATS[format].suffix}"
-    target = Path(output)
-    _check_target(target, format, force)
-    opened = modelfile.load(Path(model))
-    if opened.format is not None and format == "litert" and half:
-        raise UsageError(
-            f"{opened.name} is a LiteRT file already, which is copied as it is; leave --half out"
-        )
-    if opened.format is None or format != "litert":
-        end = opened.keras.inputs[0]
-        if end.dtype != "float32":
-            raise ModelError(
-                f"the model {opened.path} takes {end.dtype} images at its input {end.name!r}; export needs "
-                "float32: build it with keras.Input(shape) without a dtype"
-            )
+    target = _target(model, format, output, force)
+    opened = _opened(model, format, half)
     for text in opened.warnings:
         on_event(Note(f"warning: {text}"))
     images = _images(opened, data, on_event)
@@ -148,9 +132,29 @@ def export(
     return replace(result, path=target)
 
 
-def _check_target(target: Path, kind: str, force: bool) -> None:
-    """Refuse a place where the result would not be known again or would replace what it must not."""
+def _opened(path: str | Path, kind: str, half: bool) -> Model:
+    """Open the model, if it can be exported so."""
+    model = modelfile.load(path)
+    if model.format is not None and kind == "litert":
+        if half:
+            raise UsageError(
+                f"{model.name} is a LiteRT file already, which is copied as it is; leave --half out"
+            )
+        return model
+    end = model.keras.inputs[0]
+    if end.dtype != "float32":
+        raise ModelError(
+            f"the model {model.path} takes {end.dtype} images at its input {end.name!r}; export needs "
+            "float32: build it with keras.Input(shape) without a dtype"
+        )
+    return model
+
+
+def _target(model: str | Path, kind: str, output: str | Path | None, force: bool) -> Path:
+    """Choose the place, but none where the result would not be known again or replace what it must not."""
     suffix = FORMATS[kind].suffix
+    resolved = Path(os.path.realpath(model))
+    target = Path(output or f"{resolved.name if os.path.isdir(resolved) else resolved.stem}{suffix}")
     # A file is known again by its ending, a SavedModel by what is in it.
     if kind != "saved-model" and target.suffix.lower() != suffix:
         raise UsageError(f"cannot write {kind} as {target}; expected a name that ends in {suffix}")
@@ -159,6 +163,7 @@ def _check_target(target: Path, kind: str, force: bool) -> None:
     if os.path.isdir(target) and not (target / modelfile.SAVED_MODEL).is_file():
         raise UsageError(f"{target} is a directory, but no SavedModel to replace; give another with --output")
     files.check_place(target)
+    return target
 
 
 def _images(model: Model, data: str | Path | None, on_event: OnEvent) -> cifar10.Images:

@@ -77,13 +77,12 @@ def import_model(
     """Make a ``.keras`` file that every command takes out of a model from elsewhere.
 
     Args:
-        model: a ``.h5`` or ``.hdf5`` file of Keras 2 or 3, with its configuration or of weights alone, or a
-            ``.keras`` file. The configuration of weights alone may lie beside them as a ``.json`` file.
+        model: a ``.h5`` or ``.hdf5`` file of Keras 2 or 3, or a ``.keras`` file. The configuration of
+            weights alone may lie beside them as a ``.json`` file.
         output: where to; the name ends in ``.keras``.
         arch: the architecture that weights alone belong to.
-        pixels: what its training did to pixels of 0 to 255 outside the network: "0-255" (nothing), "0-1"
-            (division by 255), a mean and a standard deviation "M,S", or those of each channel
-            "M,M,M,S,S,S". Without it, nothing, or what ``arch`` does.
+        pixels: what its training did to pixels outside the network: "0-255" (nothing), "0-1" (division by
+            255), "M,S" (mean and deviation) or "M,M,M,S,S,S". Without it, nothing, or what ``arch`` does.
         force: replace ``output``.
 
     Raises:
@@ -105,17 +104,12 @@ def import_model(
         )
     data = modelguard.read_whole(path)
     backend.hardware()
-    if data.startswith(modelguard.HDF5_MARK):
-        network, found, changes = _from_hdf5(path, data, arch)
-    else:
-        if arch is not None:
-            raise UsageError(f"{path} describes its own network; leave --arch out")
-        network, found, changes = _from_archive(path)
+    from_hdf5 = data.startswith(modelguard.HDF5_MARK)
+    network, found, changes = _from_hdf5(path, data, arch) if from_hdf5 else _from_archive(path, arch)
     network, more = _finished(path, network, prepared, arch)
-    facts = {"imported_from": hashlib.sha256(data).hexdigest()}
-    facts |= {name: text for name, text in (("arch", arch), ("pixels", pixels)) if text is not None}
+    facts = {"imported_from": hashlib.sha256(data).hexdigest(), "arch": arch, "pixels": pixels}
     try:
-        modelfile.save(network, target, facts)
+        modelfile.save(network, target, {name: text for name, text in facts.items() if text is not None})
     except OSError as problem:
         raise ModelError(
             f"cannot write {target}: {reason(problem)}; choose another place with --output"
@@ -156,8 +150,10 @@ Found = tuple["keras.Model", str, list[str]]
 """A network, what it was found in, and what was changed."""
 
 
-def _from_archive(path: Path) -> Found:
+def _from_archive(path: Path, arch: str | None) -> Found:
     """Open a ``.keras`` file that need not end in probabilities."""
+    if arch is not None:
+        raise UsageError(f"{path} describes its own network; leave --arch out")
     config, weights = kerasfile.read(path)
     modelguard.check_config(path, config)
     changes = []

@@ -44,7 +44,7 @@ LARGEST_ACTIVATION = 1 << 20
 
 DEEPEST_CONFIG = 64
 MOST_LAYERS = 2_000
-MOST_WEIGHT_ITEMS = 50_000
+MOST_WEIGHT_ITEMS = 20_000
 
 DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, OSError, ValueError)
 """What reading a damaged archive raises."""
