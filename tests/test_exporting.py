@@ -20,7 +20,7 @@ import exports
 import models
 from cifarcnn.cli.main import cli
 from cifarcnn.data import sources
-from cifarcnn.data.cifar10 import Images, stratified_split
+from cifarcnn.data.cifar10 import CLASSES, Images, stratified_split
 from cifarcnn.errors import ModelError, UsageError
 from cifarcnn.evaluation import evaluate as evaluation
 from cifarcnn.events import Event, Note
@@ -29,7 +29,7 @@ from cifarcnn.models.modelfile import SAVED_MODEL, TRAINED_ON, Model
 
 METADATA = {
     "arch": "modern",
-    "classes": [f"kind {n}" for n in range(10)],
+    "classes": list(reversed(CLASSES)),
     "seed": 3,
     "temperature": 1.5,
     "val_size": 5000,
@@ -62,17 +62,14 @@ def exported(folder: Path, data_directory: Path) -> dict[str, exporting.Export]:
     }
 
 
-def test_every_format_answers_as_keras_does(exported: dict[str, exporting.Export]) -> None:
-    """Each is compared on 500 images before it is written."""
-    for result in exported.values():
-        assert result.difference <= 1e-4
-        assert result.images == 500
-
-
+@pytest.mark.slow
 def test_other_runtimes_run_what_is_written(
     exported: dict[str, exporting.Export], keras_answers: np.ndarray
 ) -> None:
     """ONNX Runtime and TensorFlow, without this package, on raw pixels of any number of images."""
+    for result in exported.values():
+        assert result.difference <= 1e-4
+        assert result.images == 500
     images = exports.IMAGES[:7].astype(np.float32)
     session = onnxruntime.InferenceSession(exported["onnx"].path, providers=["CPUExecutionProvider"])
     (rows,) = session.run(None, {session.get_inputs()[0].name: images})
@@ -81,6 +78,7 @@ def test_other_runtimes_run_what_is_written(
     np.testing.assert_allclose(loaded.serve(images), keras_answers[:7], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_litert_opens_as_a_model(exported: dict[str, exporting.Export], keras_answers: np.ndarray) -> None:
     """It agrees with Keras, and with itself in batches of any size."""
     model = modelfile.load(exported["litert"].path)
@@ -97,6 +95,7 @@ def test_litert_opens_as_a_model(exported: dict[str, exporting.Export], keras_an
     assert model.classes == tuple(METADATA["classes"])
 
 
+@pytest.mark.slow
 def test_metadata_travels(exported: dict[str, exporting.Export], folder: Path) -> None:
     """What was stored with the network is stored with its export, and which file that was."""
     digest = hashlib.sha256((folder / "run" / "best.keras").read_bytes()).hexdigest()
@@ -107,6 +106,7 @@ def test_metadata_travels(exported: dict[str, exporting.Export], folder: Path) -
     assert json.loads(entry.value) == json.loads(extra.read_text()) == expected
 
 
+@pytest.mark.slow
 def test_litert_files_open_elsewhere(exported: dict[str, exporting.Export]) -> None:
     """The zip with our metadata disturbs neither an interpreter nor a program for zips."""
     path = exported["litert"].path
@@ -122,6 +122,7 @@ def test_litert_files_open_elsewhere(exported: dict[str, exporting.Export]) -> N
     assert done.stdout == "[1, 10]\n"
 
 
+@pytest.mark.slow
 def test_no_framework_is_imported(exported: dict[str, exporting.Export]) -> None:
     """LiteRT models answer without Keras and TensorFlow."""
     done = exports.plainly(
@@ -133,6 +134,7 @@ def test_no_framework_is_imported(exported: dict[str, exporting.Export]) -> None
     assert done.stdout == "(3, 10)\n[]\n", done.stderr
 
 
+@pytest.mark.slow
 def test_half_precision(folder: Path, data_directory: Path, exported: dict[str, exporting.Export]) -> None:
     """Half the bytes, exact but for the rounding of the weights, which is reported."""
     result = exporting.export(
@@ -156,6 +158,7 @@ def test_other_input_than_pixels_in_float32_is_named(tmp_path: Path, data_direct
         exporting.export(tmp_path / "bytes.keras", "onnx", output=tmp_path / "m.onnx", data=data_directory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", [False, True], ids=["whole", "half"])
 def test_an_export_that_answers_otherwise_is_not_kept(
     half: bool, folder: Path, data_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -202,6 +205,7 @@ def test_the_comparison_is_on_500_images(
     assert (chosen.images == train.images[every]).all()
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten_unless_asked(folder: Path, data_directory: Path, tmp_path: Path) -> None:
     """What is there is kept, a file and a directory alike, until --force says otherwise."""
     file, directory = tmp_path / "m.tflite", tmp_path / "m_saved_model"
@@ -227,12 +231,11 @@ def test_no_directory_but_a_saved_model_is_replaced(name: str, folder: Path, tmp
     assert (target / "mine.txt").read_text() == "kept"
 
 
-@pytest.mark.parametrize("moved", ["model_saved_model", "m_saved_model"])
 @pytest.mark.parametrize(
-    ("problem", "raised", "said"),
+    ("moved", "problem", "raised", "said"),
     [
-        (OSError(errno.EIO, "Input/output error"), ModelError, "cannot write .*: Input/output error; choose"),
-        (KeyboardInterrupt(), KeyboardInterrupt, None),
+        ("m_saved_model", OSError(errno.EIO, "Input/output error"), ModelError, "Input/output error; choose"),
+        ("model_saved_model", KeyboardInterrupt(), KeyboardInterrupt, None),
     ],
     ids=["disk", "ctrl-c"],
 )
@@ -250,6 +253,7 @@ def test_what_cannot_be_replaced_is_back_in_its_place(
     target = tmp_path / "m_saved_model"
     target.mkdir()
     (target / SAVED_MODEL).write_text("kept")
+    monkeypatch.setattr(exporting, "_write", lambda *arguments: arguments[3].mkdir())
     rename = Path.rename
 
     def failing(self: Path, other: Path) -> Path:
@@ -290,6 +294,7 @@ def test_without_its_packages_onnx_says_how_to_get_them(
         exporting.export(folder / "run", "onnx", output=tmp_path / "m.onnx", data=data_directory)
 
 
+@pytest.mark.slow
 def test_exported_models_are_evaluated(
     folder: Path, exported: dict[str, exporting.Export], data_directory: Path
 ) -> None:
@@ -328,9 +333,3 @@ def test_the_command(
     shown = CliRunner().invoke(cli, ["summary", "run.tflite"]).stdout
     assert "without Keras layers" in shown
     assert "exported_from" in shown
-
-
-def test_help_names_every_format() -> None:
-    """The choice of formats is that of the library."""
-    (option,) = [item for item in cli.commands["export"].params if item.name == "form"]
-    assert list(option.type.choices) == list(FORMATS)  # type: ignore[attr-defined]

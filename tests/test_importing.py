@@ -69,24 +69,20 @@ def answers(path: Path) -> np.ndarray:
     return modelfile.load(path).probabilities(IMAGES)
 
 
-@pytest.mark.parametrize("optimizer", [False, True], ids=["", "optimizer"])
 @pytest.mark.parametrize("first", [False, True], ids=["channels-last", "channels-first"])
-def test_whole_models_of_keras_2(first: bool, optimizer: bool, tmp_path: Path) -> None:
+def test_whole_models_of_keras_2(first: bool, tmp_path: Path) -> None:
     """Configuration and weights, in both orders of the axes, give the network's own answers."""
     network = classic()
     # norm2 has a weight for each number that Flatten gives, which the old order would permute as well.
-    old = write_old(tmp_path / "old.h5", network, optimizer=optimizer, first=first)
+    old = write_old(tmp_path / "old.h5", network, optimizer=first, first=first)
     result = importing.import_model(str(old), tmp_path / "new.keras", pixels="0-1")
     assert result.found == "a model of Keras 2.3.1"
     assert result.classes[0] == "airplane"
     expected = network.predict_on_batch(IMAGES / 255)
     np.testing.assert_allclose(answers(result.path), expected, atol=1e-5)
     said = " ".join(result.changes)
-    assert ("optimizer" in said, "channels_first" in said, "(0-1) in front" in said) == (
-        optimizer,
-        first,
-        True,
-    )
+    assert "(0-1) in front" in said
+    assert ("optimizer" in said, "channels_first" in said) == (first, first)
     assert modelfile.load(result.path).keras.get_layer("conv1").data_format == "channels_last"
 
 
@@ -349,7 +345,7 @@ def test_damaged_files_are_models_or_reasons(tmp_path: Path) -> None:
     """A byte changed anywhere ends in a model or in one line."""
     whole = write_old(tmp_path / "old.h5", classic()).read_bytes()
     generator = np.random.default_rng(0)
-    for _ in range(60):
+    for _ in range(25):
         damaged = bytearray(whole)
         damaged[generator.integers(len(whole))] = generator.integers(256)
         (tmp_path / "damaged.h5").write_bytes(damaged)

@@ -54,12 +54,14 @@ def test_its_origin_is_told() -> None:
     assert found["command"] in CliRunner().invoke(cli, ["summary", "pretrained"]).stdout
 
 
+@pytest.mark.slow
 def test_it_is_as_accurate_as_it_says(measured: evaluation.Evaluation) -> None:
     """Its evaluation gives the recorded figure, of which one image in 500 may differ."""
     told = modelfile.read_metadata(pretrained.PATH)["provenance"]["test_accuracy"]
     assert abs(measured.metrics.accuracy - told) <= 0.002
 
 
+@pytest.mark.slow
 def test_its_weights_are_read_back(data_directory: Path) -> None:
     """As a Keras network it answers as the file does; told of images, it trains on as if it never stopped."""
     train = sources.load("train", data=data_directory)
@@ -73,6 +75,7 @@ def test_its_weights_are_read_back(data_directory: Path) -> None:
         pretrained.keras_model(arch="whiten6-small")
 
 
+@pytest.mark.slow
 def test_weights_of_either_precision_are_read_back(tmp_path: Path) -> None:
     """The converter's own float16 as well, which rounds more than the kernels, and float32."""
     keras.utils.set_random_seed(1)
@@ -91,6 +94,7 @@ def test_weights_of_either_precision_are_read_back(tmp_path: Path) -> None:
         pretrained.keras_model(tmp_path / "other.tflite", "whiten6-tiny")
 
 
+@pytest.mark.slow
 def test_it_has_one_name_everywhere(measured: evaluation.Evaluation, tmp_path: Path) -> None:
     """In a document's list, in its comparisons, and on the page."""
     compared = evaluation.comparison_document([measured] * 2, [evaluation.compare(measured, measured)])

@@ -1,19 +1,18 @@
-"""Exporting a trained network to LiteRT, ONNX or SavedModel.
+"""Exporting a trained network to LiteRT, ONNX or SavedModel by Keras's own exporters.
 
-Keras's own exporters do the work; the result is believed only after it and Keras answered the same images.
-What is written takes raw pixels of any number of images, as the network does.
+The result is kept only if its probabilities agree with those of Keras on training images.
 """
 
 import hashlib
+import importlib
 import json
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -29,15 +28,8 @@ if TYPE_CHECKING:
     import keras
 
 
-@dataclass(frozen=True)
-class Format:
-    """A format of exported models.
-
-    Attributes:
-        runtime: what runs it, as its makers spell it.
-        suffix: how the name of a file or directory of the format ends.
-        keras_name: what ``keras.Model.export`` calls it.
-    """
+class Format(NamedTuple):
+    """A format: the name of its runtime, how names of its files end, and what Keras calls it."""
 
     runtime: str
     suffix: str
@@ -70,10 +62,10 @@ class Export:
         format: "litert", "onnx" or "saved-model".
         weights: "float32" or "float16", as stored.
         size: bytes on disk.
-        images: how many images were compared, none of them a test image.
+        images: how many training images were compared.
         difference: the largest difference of a probability from Keras's, before any rounding.
-        rounding_difference: the same of what is written, None unless its weights were rounded.
-        changed: the share of those images whose predicted class rounding changed, None unless it took place.
+        rounding_difference: the same after rounding; None with float32.
+        changed: the share of those images whose predicted class rounding changed; None with float32.
     """
 
     path: Path
@@ -105,33 +97,23 @@ def export(
     Args:
         model: a ``.keras`` file, a run directory, or ``pretrained``, which is a LiteRT file already.
         format: "litert", "onnx" or "saved-model".
-        output: where to; without it, the model's name with the format's ending in the working directory.
+        output: where to; default: the model's name with the format's ending, in the working directory.
         half: store the weights in float16 (litert only).
         data: where the data set is; None looks in the usual places and downloads if need be.
-        force: replace what is there: a file, or the directory of a SavedModel; no other directory.
+        force: replace a file or a SavedModel directory; no other directory.
         on_event: receives notes and the progress of a download.
 
     Raises:
-        UsageError: the format is unknown or has no half precision, or ``output`` ends otherwise than names of
-            the format do, or there is something that is not to be replaced.
-        ModelError: the model cannot be opened or converted, or the result answers otherwise; nothing is left.
+        UsageError: the arguments do not go together, or ``output`` is there already.
+        ModelError: the model cannot be opened or converted, or the result differs; nothing is written.
         DataError: the images for the comparison cannot be had.
     """
     if format not in FORMATS:
         raise UsageError(f"there is no format {format!r}; expected one of: {', '.join(FORMATS)}")
     if half and format != "litert":
         raise UsageError(f"half precision is for the format litert alone, but the format is {format}")
-    target = Path(output) if output is not None else _default_output(Path(model), format)
-    _check_target(target, format, force)
-    opened = modelfile.load(Path(model))
-    if opened.format is None:
-        _check_input(opened)
-    elif format != "litert":
-        _ = opened.keras
-    elif half:
-        raise UsageError(
-            f"{opened.name} is a LiteRT file already, which is copied as it is; leave --half out"
-        )
+    target = _target(model, format, output, force)
+    opened = _opened(model, format, half)
     for text in opened.warnings:
         on_event(Note(f"warning: {text}"))
     images = _images(opened, data, on_event)
@@ -150,9 +132,29 @@ def export(
     return replace(result, path=target)
 
 
-def _check_target(target: Path, kind: str, force: bool) -> None:
-    """Refuse a place where the result cannot stand, would not be known again, or would replace too much."""
+def _opened(path: str | Path, kind: str, half: bool) -> Model:
+    """Open the model, if it can be exported so."""
+    model = modelfile.load(path)
+    if model.format is not None and kind == "litert":
+        if half:
+            raise UsageError(
+                f"{model.name} is a LiteRT file already, which is copied as it is; leave --half out"
+            )
+        return model
+    end = model.keras.inputs[0]
+    if end.dtype != "float32":
+        raise ModelError(
+            f"the model {model.path} takes {end.dtype} images at its input {end.name!r}; export needs "
+            "float32: build it with keras.Input(shape) without a dtype"
+        )
+    return model
+
+
+def _target(model: str | Path, kind: str, output: str | Path | None, force: bool) -> Path:
+    """Choose the place, but none where the result would not be known again or replace what it must not."""
     suffix = FORMATS[kind].suffix
+    resolved = Path(os.path.realpath(model))
+    target = Path(output or f"{resolved.name if os.path.isdir(resolved) else resolved.stem}{suffix}")
     # A file is known again by its ending, a SavedModel by what is in it.
     if kind != "saved-model" and target.suffix.lower() != suffix:
         raise UsageError(f"cannot write {kind} as {target}; expected a name that ends in {suffix}")
@@ -161,13 +163,7 @@ def _check_target(target: Path, kind: str, force: bool) -> None:
     if os.path.isdir(target) and not (target / modelfile.SAVED_MODEL).is_file():
         raise UsageError(f"{target} is a directory, but no SavedModel to replace; give another with --output")
     files.check_place(target)
-
-
-def _default_output(model: Path, kind: str) -> Path:
-    """Name the result after the file or the run directory, in the working directory."""
-    resolved = Path(os.path.realpath(model))
-    name = resolved.name if os.path.isdir(resolved) else resolved.stem
-    return Path(f"{name}{FORMATS[kind].suffix}")
+    return target
 
 
 def _images(model: Model, data: str | Path | None, on_event: OnEvent) -> cifar10.Images:
@@ -178,16 +174,6 @@ def _images(model: Model, data: str | Path | None, on_event: OnEvent) -> cifar10
     if held_out and held_out.size >= PARITY_IMAGES and held_out.sha256 == images.sha256():
         images = held_out.among(images)
     return images.at(np.arange(0, len(images), max(1, len(images) // PARITY_IMAGES))[:PARITY_IMAGES])
-
-
-def _check_input(model: Model) -> None:
-    """Refuse a network that takes other numbers than the runtimes are given."""
-    kind = str(model.keras.inputs[0].dtype)
-    if kind != "float32":
-        raise ModelError(
-            f"the model {model.path} takes {kind} images at its input {model.keras.inputs[0].name!r}; export "
-            "needs float32: build it with keras.Input(shape) without a dtype"
-        )
 
 
 def _write(model: Model, kind: str, half: bool, path: Path, images: cifar10.Images) -> Export:
@@ -247,7 +233,13 @@ def convert(network: "keras.Model", kind: str, path: Path, *, half: bool = False
     options: dict[str, Any] = {}
     if kind == "onnx":
         for package in ONNX_PACKAGES:
-            _import_onnx(package)
+            try:
+                importlib.import_module(package)
+            except ImportError as problem:
+                raise ModelError(
+                    f"exporting to ONNX needs {package}, which is not installed; fix: pip install "
+                    + " ".join(ONNX_PACKAGES)
+                ) from problem
         _teach_erfc()
     try:
         with warnings.catch_warnings(), backend.quiet_stderr():
@@ -265,19 +257,6 @@ def convert(network: "keras.Model", kind: str, path: Path, *, half: bool = False
         raise ModelError(f"Keras cannot export this network as {kind}: {first_line(problem)}") from problem
 
 
-def _import_onnx(name: str) -> Any:
-    """Import a package that exporting to ONNX needs."""
-    from importlib import import_module
-
-    try:
-        return import_module(name)
-    except ImportError as problem:
-        raise ModelError(
-            f"exporting to ONNX needs {name}, which is not installed; fix: pip install "
-            + " ".join(ONNX_PACKAGES)
-        ) from problem
-
-
 @cache
 def _teach_erfc() -> None:
     """Tell tf2onnx that erfc(x) is 1 - erf(x): Keras's GELU is written with it, and ONNX has only erf."""
@@ -289,33 +268,25 @@ def _teach_erfc() -> None:
         @classmethod
         def version_9(cls, ctx: Any, node: Any, **_: Any) -> None:
             """Replace one node."""
-            shape, kind = ctx.get_shape(node.output[0]), ctx.get_dtype(node.output[0])
-            erf = ctx.make_node("Erf", node.input, shapes=[shape], dtypes=[kind])
+            ends = {"shapes": [ctx.get_shape(node.output[0])], "dtypes": [ctx.get_dtype(node.output[0])]}
+            erf = ctx.make_node("Erf", node.input, **ends)
             one = ctx.make_const(f"{node.name}_one", np.array(1, np.float32))
             ctx.remove_node(node.name)
-            ctx.make_node(
-                "Sub",
-                [one.output[0], erf.output[0]],
-                name=node.name,
-                outputs=node.output,
-                shapes=[shape],
-                dtypes=[kind],
-            )
+            operands = [one.output[0], erf.output[0]]
+            ctx.make_node("Sub", operands, name=node.name, outputs=node.output, **ends)
 
     tf_op("Erfc")(Erfc)
 
 
 def attach(kind: str, path: Path, metadata: dict[str, Any]) -> None:
-    """Put our metadata into an exported model, where the format has room for it.
-
-    In LiteRT that is a zip behind the flatbuffer, in ONNX a property, in a SavedModel an extra asset.
-    """
+    """Store metadata as a zip behind a LiteRT flatbuffer, an ONNX property, or an asset of a SavedModel."""
     text = json.dumps(metadata, indent=1, sort_keys=True, allow_nan=False)
     if kind == "saved-model":
         (path / "assets.extra").mkdir()
         (path / "assets.extra" / modelguard.OUR_METADATA).write_text(text, encoding="utf-8")
     elif kind == "onnx":
-        onnx = _import_onnx("onnx")
+        import onnx
+
         model = onnx.load(path, load_external_data=False)
         onnx.helper.set_model_props(model, {modelguard.OUR_METADATA: text})
         path.write_bytes(model.SerializeToString(deterministic=True))
@@ -324,14 +295,11 @@ def attach(kind: str, path: Path, metadata: dict[str, Any]) -> None:
 
 
 def _answers(model: Model, kind: str, path: Path, images: Array) -> Array:
-    """Ask what was just exported, as any user would get it."""
+    """Return the probabilities of what was just exported."""
     runtime = {"litert": _ask_litert, "onnx": _ask_onnx, "saved-model": _ask_saved_model}[kind]
-    step = modelfile.BATCH_SIZE
     try:
         with backend.quiet_stderr():
-            rows = np.concatenate(
-                list(runtime(path, [images[at : at + step] for at in range(0, len(images), step)]))
-            )
+            rows = runtime(path, images)
     # The runtimes' errors share no class but Exception; they are all about the exported model.
     except Exception as problem:
         raise ModelError(
@@ -340,30 +308,29 @@ def _answers(model: Model, kind: str, path: Path, images: Array) -> Array:
     return rows
 
 
-def _ask_litert(path: Path, batches: list[Array]) -> Iterator[Array]:
-    yield from map(litert.LiteRT(path.name, path.read_bytes()).predict_on_batch, batches)
+def _ask_litert(path: Path, images: Array) -> Array:
+    return litert.LiteRT(path.name, path.read_bytes()).predict_on_batch(images)
 
 
-def _ask_onnx(path: Path, batches: list[Array]) -> Iterator[Array]:
-    session = _import_onnx("onnxruntime").InferenceSession(
-        path.read_bytes(), providers=["CPUExecutionProvider"]
-    )
+def _ask_onnx(path: Path, images: Array) -> Array:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     (end,) = session.get_inputs()
-    for batch in batches:
-        yield session.run(None, {end.name: batch.astype(np.float32)})[0]
+    rows: Array = session.run(None, {end.name: images.astype(np.float32)})[0]
+    return rows
 
 
-def _ask_saved_model(path: Path, batches: list[Array]) -> Iterator[Array]:
+def _ask_saved_model(path: Path, images: Array) -> Array:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(path))
-    for batch in batches:
-        (rows,) = loaded.signatures["serving_default"](tf.constant(batch, tf.float32)).values()
-        yield rows.numpy()
+    (rows,) = loaded.signatures["serving_default"](tf.constant(images, tf.float32)).values()
+    return np.asarray(rows)
 
 
 def _move(aside: Path, target: Path) -> None:
-    """Put the result in its place; an old directory first gets out of the way, as no rename replaces it."""
+    """Put the result in its place; no rename replaces an old directory, so that is first moved aside."""
     if aside.is_file() and not target.is_dir():
         files.write_bytes(target, aside.read_bytes())
         return

@@ -1,12 +1,10 @@
 """Other people's models: Keras 2's ``.h5`` files, weights alone, and networks that expect prepared pixels.
 
-A file is read as JSON and arrays, with h5py alone; nothing of it is run. Its description passes the
-allow-list of ``modelguard`` like that of a ``.keras`` file, and stock layers are built from it.
+A file is read as JSON and arrays, with h5py alone; stock layers are built from it, behind ``modelguard``.
 """
 
 import hashlib
 import io
-import itertools
 import math
 import os
 from dataclasses import asdict, dataclass
@@ -40,8 +38,8 @@ class Import:
 
     Args:
         path: the ``.keras`` file that was written.
-        found: what the file turned out to be, in words.
-        changes: what was done to it, in words.
+        found: what the file turned out to be.
+        changes: what was done to it.
         params: the number of its parameters.
         classes: what its outputs stand for.
         warnings: what a user should know before believing in its figures.
@@ -79,13 +77,12 @@ def import_model(
     """Make a ``.keras`` file that every command takes out of a model from elsewhere.
 
     Args:
-        model: a ``.h5`` or ``.hdf5`` file of Keras 2 or 3, with its configuration or of weights alone, or a
-            ``.keras`` file. The configuration of weights alone may lie beside them as a ``.json`` file.
+        model: a ``.h5`` or ``.hdf5`` file of Keras 2 or 3, or a ``.keras`` file. The configuration of
+            weights alone may lie beside them as a ``.json`` file.
         output: where to; the name ends in ``.keras``.
         arch: the architecture that weights alone belong to.
-        pixels: what its training did to pixels of 0 to 255 outside the network: "0-255" (nothing), "0-1"
-            (division by 255), a mean and a standard deviation "M,S", or those of each channel
-            "M,M,M,S,S,S". Without it, nothing, or what ``arch`` does.
+        pixels: what its training did to pixels outside the network: "0-255" (nothing), "0-1" (division by
+            255), "M,S" (mean and deviation) or "M,M,M,S,S,S". Without it, nothing, or what ``arch`` does.
         force: replace ``output``.
 
     Raises:
@@ -107,17 +104,12 @@ def import_model(
         )
     data = modelguard.read_whole(path)
     backend.hardware()
-    if data.startswith(modelguard.HDF5_MARK):
-        network, found, changes = _from_hdf5(path, data, arch)
-    else:
-        if arch is not None:
-            raise UsageError(f"{path} describes its own network; leave --arch out")
-        network, found, changes = _from_archive(path)
+    from_hdf5 = data.startswith(modelguard.HDF5_MARK)
+    network, found, changes = _from_hdf5(path, data, arch) if from_hdf5 else _from_archive(path, arch)
     network, more = _finished(path, network, prepared, arch)
-    facts = {"imported_from": hashlib.sha256(data).hexdigest()}
-    facts |= {name: text for name, text in (("arch", arch), ("pixels", pixels)) if text is not None}
+    facts = {"imported_from": hashlib.sha256(data).hexdigest(), "arch": arch, "pixels": pixels}
     try:
-        modelfile.save(network, target, facts)
+        modelfile.save(network, target, {name: text for name, text in facts.items() if text is not None})
     except OSError as problem:
         raise ModelError(
             f"cannot write {target}: {reason(problem)}; choose another place with --output"
@@ -158,52 +150,42 @@ Found = tuple["keras.Model", str, list[str]]
 """A network, what it was found in, and what was changed."""
 
 
-def _from_archive(path: Path) -> Found:
+def _from_archive(path: Path, arch: str | None) -> Found:
     """Open a ``.keras`` file that need not end in probabilities."""
-    members = modelguard.read_members(path, modelguard.CONFIG, modelguard.WEIGHTS)
-    config = modelguard.parse_json(path, modelguard.CONFIG, members[modelguard.CONFIG])
+    if arch is not None:
+        raise UsageError(f"{path} describes its own network; leave --arch out")
+    config, weights = kerasfile.read(path)
     modelguard.check_config(path, config)
     changes = []
     if kerasconfig.has_channels_first(config):
         config = kerasconfig.translate(path, config)
         modelguard.check_config(path, config)
         changes.append(TURNED)
-    return kerasfile.build(path, config, members[modelguard.WEIGHTS]), "a Keras 3 model", changes
+    return kerasfile.build(path, config, weights), "a Keras 3 model", changes
 
 
 def _from_hdf5(path: Path, data: bytes, arch: str | None) -> Found:
     """Open an HDF5 file of weights, with or without the network's configuration."""
-    import h5py
-
-    modelguard.check_weights(path, data)
-    try:
-        with h5py.File(io.BytesIO(data), "r") as file:
-            reader = _File(path, file, len(data))
-            text, version = reader.attribute(file, "model_config"), reader.attribute(file, "keras_version")
-            layers = reader.layers()
-            of_keras_3 = layers is None and "layers" in file
-            left_out = [name for name in ("optimizer_weights", "optimizer") if name in file]
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as problem:
-        raise ModelError(f"the model {path} is damaged: {reason(problem)}; copy it again") from problem
-    if layers is None and not of_keras_3:
-        raise ModelError(f"{path} is an HDF5 file that holds no weights of Keras; expected a model")
+    text, version, layers, of_keras_3, left_out = _read_hdf5(path, data)
     writer = f"Keras {version.decode()[:20]}" if version else "Keras 3" if of_keras_3 else "Keras 2"
     found = f"a model of {writer}" if text is not None else f"weights of {writer} without their network"
     changes = ["left out the optimizer's state"] if left_out else []
     if text is None and arch is None:
-        text = _configuration_beside(path, found)
-        found += f", its configuration in {_beside(path).name}"
+        beside = path.with_name(f"{path.name.removesuffix(path.suffix).removesuffix('.weights')}.json")
+        if not beside.exists():
+            raise UsageError(
+                f"{path} holds {found}; name it with --arch, or put what model.to_json() gives into {beside}"
+            )
+        with modelguard.open_regular(beside) as configuration:
+            text = configuration.read(LARGEST_CONFIGURATION)
+        found += f", its configuration in {beside.name}"
     elif text is not None and arch is not None:
         raise UsageError(f"{path} describes its own network; leave --arch out")
     if text is None:
         network = architectures.build(str(arch))
     else:
-        read = modelguard.parse_json(path, "its configuration", text[:LARGEST_CONFIGURATION])
-        config = kerasconfig.translate(path, read)
-        modelguard.check_config(path, config)
-        kerasfile.check_size(path, config)
-        network = _deserialized(path, config)
-        changes += [TURNED] if kerasconfig.has_channels_first(read) else []
+        network, turned = _built(path, text)
+        changes += [TURNED] if turned else []
     if layers is not None:
         _assign(path, network, layers)
     else:
@@ -214,28 +196,35 @@ def _from_hdf5(path: Path, data: bytes, arch: str | None) -> Found:
     return network, found, changes
 
 
-def _deserialized(path: Path, config: dict[str, Any]) -> "keras.Model":
+def _built(path: Path, text: bytes) -> tuple["keras.Model", bool]:
+    """Build the network of a configuration, and tell whether its channels stood first."""
     import keras
 
+    read = modelguard.parse_json(path, "its configuration", text[:LARGEST_CONFIGURATION])
+    config = modelguard.check_config(path, kerasconfig.translate(path, read))
+    kerasfile.check_size(path, config)
     with kerasfile.loading(path):
         network: keras.Model = keras.saving.deserialize_keras_object(config, safe_mode=True)
-    return network
+    return network, kerasconfig.has_channels_first(read)
 
 
-def _beside(path: Path) -> Path:
-    """Return where the configuration of a file of weights may lie."""
-    return path.with_name(f"{path.name.removesuffix(path.suffix).removesuffix('.weights')}.json")
+def _read_hdf5(path: Path, data: bytes) -> tuple[bytes | None, bytes | None, Any, bool, bool]:
+    """Read configuration, version and layers, and whether Keras 3 wrote them, and an optimizer's state."""
+    import h5py
 
-
-def _configuration_beside(path: Path, found: str) -> bytes:
-    """Read the configuration that lies beside a file of weights."""
-    place = _beside(path)
-    if not place.exists():
-        raise UsageError(
-            f"{path} holds {found}; name it with --arch, or put what model.to_json() gives into {place}"
-        )
-    with modelguard.open_regular(place) as file:
-        return file.read(LARGEST_CONFIGURATION)
+    modelguard.check_weights(path, data)
+    try:
+        with h5py.File(io.BytesIO(data), "r") as file:
+            reader = _File(path, file, len(data))
+            text, version = reader.attribute(file, "model_config"), reader.attribute(file, "keras_version")
+            layers = reader.layers()
+            of_keras_3 = layers is None and "layers" in file
+            left_out = "optimizer_weights" in file or "optimizer" in file
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as problem:
+        raise ModelError(f"the model {path} is damaged: {reason(problem)}; copy it again") from problem
+    if layers is None and not of_keras_3:
+        raise ModelError(f"{path} is an HDF5 file that holds no weights of Keras; expected a model")
+    return text, version, layers, of_keras_3, left_out
 
 
 class _File:
@@ -268,12 +257,10 @@ class _File:
     def names(self, group: "h5py.Group", name: str) -> list[str] | None:
         """Read a list of names, which Keras divides among several attributes if it is long."""
         pieces = [name] if name in group.attrs else [f"{name}{number}" for number in range(MOST_PIECES)]
-        values = itertools.takewhile(
-            lambda value: value is not None, (self.attribute(group, p) for p in pieces)
-        )
-        found = [text for value in values for text in value.tolist()]
+        pieces = [piece for piece in pieces if piece in group.attrs]
+        found = [text for piece in pieces for text in self.attribute(group, piece).tolist()]
         texts = [text.decode() if isinstance(text, bytes) else str(text) for text in found]
-        return texts if name in group.attrs or f"{name}0" in group.attrs else None
+        return texts if pieces else None
 
     def layers(self) -> list[StoredLayer] | None:
         """Read every layer that has weights, in the file's order; None where Keras 2 wrote none."""

@@ -1,7 +1,6 @@
 """Descriptions of networks as Keras 2 wrote them, or with channels first, in the form that Keras 3 takes.
 
-Only what a network computes is taken over: initial values, regularisation and the data types of a training
-are left out. Only what cannot be translated is refused here; ``modelguard.check_config`` does the rest.
+Only what a network computes is taken over. ``modelguard.check_config`` decides what is allowed.
 """
 
 import copy
@@ -46,11 +45,7 @@ def has_channels_first(config: Any) -> bool:
 
 
 def translate(path: Path, config: Any) -> Config:
-    """Translate a description for Keras 3, with the channels last.
-
-    Args:
-        path: what messages call the model.
-        config: any JSON: ``{"class_name": "Sequential", "config": ...}`` and the like. It stays as it is.
+    """Return a copy of a description, which may be any JSON, for Keras 3, with the channels last.
 
     Raises:
         ModelError: it is none of a network, or what it holds cannot be turned round.
@@ -145,10 +140,7 @@ def _turned(path: Path, layers: list[Config], sequential: bool) -> list[Config]:
 
 
 def _channels_first_again(flatten: Config, name: str) -> Config:
-    """Return a layer to stand before this Flatten, so that what follows gets its numbers in the old order.
-
-    (Where Flatten itself says channels_first, it puts them last before it flattens.)
-    """
+    """Return a layer to stand before this Flatten, so that what follows gets its numbers in the old order."""
     permute = f"{name}_channels_first"
     made: Config = {"module": "keras.layers", "class_name": "Permute", "registered_name": None}
     made["config"] = {"name": permute, "dims": [3, 1, 2]}

@@ -1,6 +1,7 @@
 """Opening a ``.keras`` archive from anywhere: checked, sized without being built, then read by Keras."""
 
 import contextlib
+import copy
 import json
 import math
 import threading
@@ -26,11 +27,17 @@ def load(path: Path) -> "keras.Model":
     """
     # Keras would find the devices anyway; found this way, their drivers keep quiet and GPU memory is shared.
     backend.hardware()
-    members = modelguard.read_members(path, modelguard.CONFIG, modelguard.WEIGHTS)
-    config = modelguard.checked_config(path, members[modelguard.CONFIG])
-    network = build(path, config, members[modelguard.WEIGHTS])
+    config, weights = read(path)
+    network = build(path, modelguard.check_config(path, config), weights)
     modelguard.check_probabilities(path, trial_answers(path, network))
     return network
+
+
+def read(path: Path) -> tuple[dict[str, Any], bytes]:
+    """Return an archive's description, which is to be checked, and its HDF5 weights, or raise ModelError."""
+    members = modelguard.read_members(path, modelguard.CONFIG, modelguard.WEIGHTS)
+    config = modelguard.parse_json(path, modelguard.CONFIG, members[modelguard.CONFIG])
+    return config, members[modelguard.WEIGHTS]
 
 
 def build(path: Path, config: dict[str, Any], weights: bytes) -> "keras.Model":
@@ -43,11 +50,10 @@ def build(path: Path, config: dict[str, Any], weights: bytes) -> "keras.Model":
 
     modelguard.check_weights(path, weights)
     check_size(path, config)
-    text = json.dumps(config)
     # Keras opens a copy of exactly what was checked, and no file that may have changed since.
     with modelguard.place_to_try(path) as directory, loading(path):
         checked = directory / "checked.keras"
-        members = {modelguard.CONFIG: text.encode(), modelguard.WEIGHTS: weights}
+        members = {modelguard.CONFIG: json.dumps(config).encode(), modelguard.WEIGHTS: weights}
         modelguard.write_archive(checked, {**members, modelguard.KERAS_METADATA: b"{}"})
         network: keras.Model = keras.models.load_model(checked, compile=False, safe_mode=True)
     return network
@@ -56,18 +62,16 @@ def build(path: Path, config: dict[str, Any], weights: bytes) -> "keras.Model":
 def check_size(path: Path, config: dict[str, Any]) -> None:
     """Build the network without its numbers, and refuse wrong shapes and sizes that memory may not hold.
 
-    Variables made inside a stateless scope have a shape but no value. Keras lists them per thread for a later
-    filling, so the scope gets a thread of its own, and the list dies with it.
+    Keras lists the variables of a stateless scope per thread, so the scope gets a thread of its own.
     """
     import keras
 
-    text = json.dumps(config)  # Keras takes a description apart
     faults: list[ModelError] = []
 
     def check() -> None:
         try:
             with loading(path), keras.StatelessScope(initialize_variables=False):
-                network = keras.saving.deserialize_keras_object(json.loads(text), safe_mode=True)
+                network = keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=True)
                 _check_shapes(path, network)
         except ModelError as fault:
             faults.append(fault)
@@ -95,11 +99,7 @@ def trial_answers(path: Path, network: "keras.Model", pixels: "Array | None" = N
 
 @contextlib.contextmanager
 def loading(path: Path) -> Iterator[None]:
-    """Turn whatever Keras makes of a foreign file into one line.
-
-    Keras promises no set of errors for a description that does not fit together, and TensorFlow's own derive
-    from Exception alone.
-    """
+    """Turn whatever Keras raises about a foreign file, which may be any Exception, into one line."""
     try:
         yield
     except ModelError:
@@ -109,7 +109,7 @@ def loading(path: Path) -> Iterator[None]:
 
 
 def _check_shapes(path: Path, network: "keras.Model") -> None:
-    """Refuse a network of other input or output than ours, or too large; nothing is allocated for this."""
+    """Refuse a network of other input or output than ours, or too large."""
     if network.input_shape != (None, 32, 32, 3):
         raise ModelError(
             f"the model {path} takes input of shape {network.input_shape}; expected (None, 32, 32, 3)"

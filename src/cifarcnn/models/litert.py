@@ -1,12 +1,6 @@
-"""LiteRT models: what is stored with them, what one must be, and what runs it.
-
-LiteRT is a native program that a hostile file may crash or keep busy for ever. So every file but the
-pretrained one, whose checksum is known, is first checked and asked in a process of its own with limits:
-
-    python -m cifarcnn.models.litert NAME PLACE
-
-NAME is what messages call the model, PLACE a copy of it. The process ends with one line of JSON,
-``{"error": null}`` or the reason why the model is refused. Only then are the same bytes opened here.
+"""LiteRT models. A hostile file may crash the runtime or keep it busy for ever, so every file but the
+pretrained one is first checked and run in a process with limits: ``python -m cifarcnn.models.litert NAME
+COPY`` prints ``{"error": null}`` or the reason why the model is refused.
 """
 
 import contextlib
@@ -55,11 +49,7 @@ OPERATIONS = frozenset(
 
 
 class LiteRT:
-    """An opened model: raw pixels (n, 32, 32, 3) to probabilities, as a Keras model takes and gives them.
-
-    Attributes:
-        outputs: how many numbers it gives for an image.
-    """
+    """An opened model, which answers like a Keras model; ``outputs`` is its number of classes."""
 
     def __init__(self, name: str, data: bytes) -> None:
         """Open a model.
@@ -74,18 +64,17 @@ class LiteRT:
         with backend.quiet_stderr():
             self.interpreter = interpreter.Interpreter(model_content=data, num_threads=self.cpus)
             inputs, outputs = self.interpreter.get_input_details(), self.interpreter.get_output_details()
-        shapes = [tuple(end["shape"].tolist()) for end in (*inputs, *outputs)]
-        kinds = {end["dtype"].__name__ for end in (*inputs, *outputs)}
-        sound = len(inputs) == len(outputs) == 1 and kinds == {"float32"}
-        if not sound or shapes[0][1:] != (32, 32, 3) or len(shapes[1]) != 2 or shapes[1][1] < 2:
-            shown = " and ".join(
-                ", ".join(f"{end['dtype'].__name__} {tuple(end['shape'].tolist()[1:])}" for end in ends[:3])
-                for ends in (inputs, outputs)
-            )
+        takes, gives = (
+            [f"{end['dtype'].__name__} {tuple(end['shape'].tolist()[1:])}" for end in ends[:3]]
+            for ends in (inputs, outputs)
+        )
+        self.outputs = int(outputs[0]["shape"][-1]) if gives else 0
+        if takes != ["float32 (32, 32, 3)"] or gives != [f"float32 ({self.outputs},)"] or self.outputs < 2:
             raise ModelError(
-                f"the model {name} maps {shown} per image; expected float32 (32, 32, 3) to float32 (classes,)"
+                f"the model {name} maps {', '.join(takes)} and {', '.join(gives)} per image; expected "
+                "float32 (32, 32, 3) to float32 (classes,)"
             )
-        self.input, self.output, self.outputs = inputs[0]["index"], outputs[0]["index"], shapes[1][1]
+        self.input, self.output = inputs[0]["index"], outputs[0]["index"]
         signature = inputs[0]["shape_signature"].tolist()
         self.fixed_batch = signature[0] if signature[:1] != [-1] else None
         self.batch = 0
@@ -123,11 +112,7 @@ def is_litert(path: Path) -> bool:
 
 
 def read_metadata(path: Path) -> bytes | None:
-    """Read our member of the zip that may follow the flatbuffer; None where there is none.
-
-    Raises:
-        ModelError: the file cannot be read, is too large or no LiteRT file, or its zip is damaged.
-    """
+    """Read our member of the zip that may follow the flatbuffer; None where there is none."""
     data = modelguard.read_whole(path)
     if data[4:8] != MARK:
         raise ModelError(f"{path} is damaged, or not a LiteRT model; export it again")
@@ -158,11 +143,7 @@ def with_metadata(flatbuffer: bytes, text: str) -> bytes:
 
 
 def load(path: Path) -> LiteRT:
-    """Open a LiteRT file, trusting nothing in it.
-
-    Raises:
-        ModelError: it is missing, damaged, unsafe, or does not map 32x32 images to probabilities.
-    """
+    """Open a LiteRT file that the sandbox passed, or raise ModelError."""
     data = checked(path)
     try:
         return LiteRT(str(path), data)
@@ -171,11 +152,7 @@ def load(path: Path) -> LiteRT:
 
 
 def checked(path: Path) -> bytes:
-    """Return the content of a LiteRT file which the sandbox has passed, unless it is the pretrained model.
-
-    Raises:
-        ModelError: as for ``load``.
-    """
+    """Return the content of a LiteRT file which the sandbox passed, unless it is the pretrained model."""
     data = modelguard.read_whole(path)
     if not pretrained.is_pretrained(data):
         # The sandbox gets a copy of exactly what is opened here, and no file that may change meanwhile.
@@ -220,8 +197,7 @@ def _run_sandbox(path: Path, place: Path) -> None:
 def check_graph(name: str, data: bytes) -> None:
     """Refuse a flatbuffer with other operations, several graphs, data elsewhere, or large tensors.
 
-    Raises:
-        ModelError: as said. Malformed flatbuffers raise whatever the reader of the format raises.
+    Malformed flatbuffers raise whatever the reader of the format raises.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -230,7 +206,7 @@ def check_graph(name: str, data: bytes) -> None:
     if model.SubgraphsLength() != 1 or model.ExternalBufferGroupsLength() or model.ExternalBuffersLength():
         raise ModelError(f"the model {name} has several graphs, or data outside itself; not opened")
     graph = model.Subgraphs(0)
-    for number in range(_bounded(name, model.OperatorCodesLength())):
+    for number in _bounded(name, model.OperatorCodesLength()):
         code = model.OperatorCodes(number)
         word = names.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "?")
         if word not in OPERATIONS:
@@ -239,40 +215,35 @@ def check_graph(name: str, data: bytes) -> None:
                 f"the model {name} has the operation {shown!r}, which no image classifier of ours needs; "
                 "not opened"
             )
-    for number in range(_bounded(name, graph.OperatorsLength())):
+    for number in _bounded(name, graph.OperatorsLength()):
         if graph.Operators(number).LargeCustomOptionsSize():
             raise ModelError(f"the model {name} has a custom operation; not opened")
-    for number in range(_bounded(name, model.BuffersLength())):
+    for number in _bounded(name, model.BuffersLength()):
         if model.Buffers(number).Offset() > 1:
             raise ModelError(f"the model {name} has data outside its flatbuffer; not opened")
-    for number in range(_bounded(name, graph.TensorsLength())):
+    for number in _bounded(name, graph.TensorsLength()):
         tensor = graph.Tensors(number)
         if tensor.IsVariable() or tensor.Type() in (schema.TensorType.RESOURCE, schema.TensorType.VARIANT):
             raise ModelError(f"the model {name} has a memory of its own; not opened")
         constant = model.Buffers(tensor.Buffer()).DataLength() > 0
         size, most = 1, MOST_PARAMETERS if constant else LARGEST_ACTIVATION
-        for place in range(_bounded(name, tensor.ShapeLength())):
+        for place in _bounded(name, tensor.ShapeLength()):
             size *= max(1, abs(tensor.Shape(place)))
             if size > most:
                 raise ModelError(f"the model {name} has a tensor of more than {most:,} numbers; not opened")
 
 
-def _bounded(name: str, number: int) -> int:
-    """Pass on how many parts something has, if they can be walked in a bearable time."""
+def _bounded(name: str, number: int) -> range:
+    """Return the range of a number of parts, if they can be walked in a bearable time."""
     if number > MOST_ITEMS:
         raise ModelError(
             f"the model {name} has {number:,} parts of a kind; at most {MOST_ITEMS:,} are opened"
         )
-    return number
+    return range(number)
 
 
 def check_answers(name: str, model: LiteRT) -> None:
-    """Ask an opened model about few images and many, and refuse answers that are no probabilities.
-
-    Raises:
-        ModelError: the answers are of a wrong shape, no probabilities, or depend on the other images.
-        RuntimeError, ValueError: LiteRT cannot compute them.
-    """
+    """Refuse an opened model whose outputs are no probabilities, or depend on the other images of a batch."""
     images, few = modelguard.trial_images(TRIED_BATCH), modelguard.SMALLEST_BATCH
     rows = np.asarray(model.predict_on_batch(images[:few]))
     if rows.shape != (few, model.outputs):

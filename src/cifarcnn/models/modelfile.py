@@ -1,9 +1,6 @@
-"""Model files: a stock Keras ``.keras`` archive with this project's facts about it in one more member.
+"""Model files: a stock Keras archive with this project's facts about it in one more member.
 
-The archive opens in plain Keras without this package. ``load`` opens files from anywhere: what one may hold
-is decided in ``modelguard`` before Keras sees it; LiteRT files are left to ``litert``.
-``Model.probabilities`` is the one way from pixels to probabilities, and ``Model.calibrated`` the one from
-there to those that are shown; evaluation and prediction both take them, so they agree.
+``Model.probabilities`` is the one way from pixels to probabilities, ``Model.calibrated`` to those shown.
 """
 
 import difflib
@@ -67,16 +64,12 @@ class Model:
 
     @property
     def name(self) -> str:
-        """What to call it."""
+        """What messages call it."""
         return display_name(self.path)
 
     @property
     def keras(self) -> "keras.Model":
-        """The network with its layers.
-
-        Raises:
-            ModelError: it is a LiteRT model.
-        """
+        """The network with its layers; ModelError if it is a LiteRT model."""
         if self.format is not None:
             raise ModelError(
                 f"{self.name} is a LiteRT model, which has no Keras layers; give the .keras file or the run "
@@ -93,16 +86,11 @@ class Model:
         """Say on what and in which arithmetic it answers."""
         return backend.inference() if self.format is None else self.network.inference()
 
+    @backend.keras_settings()
     def probabilities(self, images: "np.ndarray", batch_size: int = BATCH_SIZE) -> "np.ndarray":
-        """Ask the network about images.
+        """Return the network's outputs, float32 (n, classes), for images, uint8 (n, 32, 32, 3) in RGB.
 
-        Args:
-            images: uint8 (n, 32, 32, 3), red green blue, 0-255.
-            batch_size: images per step. The last, partial step is padded to a power of two, so that only a
-                few sizes are ever compiled.
-
-        Returns:
-            float32 (n, classes), in the order of ``classes``.
+        The last, partial batch is padded to a power of two, so that only a few sizes are ever compiled.
         """
         import numpy as np
 
@@ -117,11 +105,7 @@ class Model:
         return answers
 
     def checked(self, answers: "np.ndarray") -> "np.ndarray":
-        """Return answers of its own. (A training that diverges looks at them as they are.)
-
-        Raises:
-            ModelError: one is no finite number.
-        """
+        """Return outputs of this model, or raise ModelError if one is not finite."""
         import numpy as np
 
         if not np.isfinite(answers).all():
@@ -140,15 +124,9 @@ class Model:
 
 
 def save(model: "keras.Model", path: Path, metadata: dict[str, Any]) -> None:
-    """Write a model and what is to be known about it, whole or not at all.
+    """Write a stock Keras model, not compiled, and its metadata, whole or not at all.
 
-    Equal weights, layer names and metadata give equal bytes: times and memory addresses, which Keras writes
-    into its files, are left out.
-
-    Args:
-        model: a stock Keras model, not compiled (its optimizer would be stored as well).
-        path: where to; the name ends in ``.keras``.
-        metadata: anything JSON can hold.
+    Equal weights, layer names and metadata give equal bytes: times and memory addresses are left out.
 
     Raises:
         OSError: the file cannot be written.
@@ -182,10 +160,7 @@ def _renumber_shared_objects(item: Any, numbers: dict[int, int]) -> None:
 
 
 def resolve(path: Path) -> Path:
-    """Find the model that a path stands for.
-
-    That is the file itself, the best one of a run directory, or, for the bare name ``pretrained``, the model
-    that comes with the package, unless there is a file of that name.
+    """Find the model that a path stands for: the file itself, a run's best model, or the pretrained one.
 
     Raises:
         ModelError: there is none, or it is of a kind that is not opened.
@@ -202,8 +177,13 @@ def _resolved(path: Path) -> Path:
         best = RunDirectory(path).best
         if best.is_file():
             return best
+        if (path / SAVED_MODEL).is_file() and (path / "keras_metadata.pb").is_file():
+            raise ModelError(
+                f"{path} is a SavedModel of Keras 2, which is not opened; where it was made, save it with "
+                "model.save('model.h5'), then: cifarcnn import model.h5 --output NEW.keras"
+            )
         if (path / SAVED_MODEL).is_file():
-            raise ModelError(_saved_model_refusal(path))
+            raise ModelError(f"{path} is a SavedModel, which is not opened; {EXPECTED}")
         raise ModelError(
             f"the directory {path} holds no {best.name}; expected a model file or a run directory"
         )
@@ -220,16 +200,6 @@ def _resolved(path: Path) -> Path:
     if path.suffix.lower() == ".onnx":
         raise ModelError(f"{path} is an ONNX model, which is not opened; {EXPECTED}")
     return path
-
-
-def _saved_model_refusal(path: Path) -> str:
-    """Say of a SavedModel directory that it is not opened, and what helps."""
-    if (path / "keras_metadata.pb").is_file():
-        return (
-            f"{path} is a SavedModel of Keras 2, which is not opened; where it was made, save it with "
-            "model.save('model.h5'), then: cifarcnn import model.h5 --output NEW.keras"
-        )
-    return f"{path} is a SavedModel, which is not opened; {EXPECTED}"
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -262,10 +232,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def keep_best(run: RunDirectory, progress: Progress) -> None:
-    """Keep the model of a run's last completed epoch as the best, if it is.
-
-    Called after the checkpoint that says so: were it before, a kill between them would leave as the best the
-    model of an epoch that is trained again, perhaps otherwise. What a kill prevents is done on resuming.
+    """Keep the model of a run's last completed epoch as the best, if its checkpoint says that it is.
 
     Raises:
         OSError: the directory cannot be written.
@@ -320,21 +287,14 @@ def _classes(path: Path, metadata: dict[str, Any], outputs: int) -> tuple[str, .
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Which images a training held out: how many, and drawn by which seed.
-
-    ``sha256`` is the checksum of all the images that the training was given; None where it is not known.
-    """
+    """How many images a training held out, drawn by which seed, and the checksum of all it was given."""
 
     size: int
     seed: int
     sha256: str | None
 
     def among(self, images: Images) -> Images:
-        """Return those held out of all that the training was given.
-
-        Raises:
-            UsageError: there are too few.
-        """
+        """Return those held out of all that the training was given; UsageError if they are too few."""
         return images.at(stratified_split(images.labels, self.size, self.seed)[1])
 
 

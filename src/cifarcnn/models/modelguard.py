@@ -1,10 +1,7 @@
-"""The ``.keras`` archive: how it is written, and what one must be before Keras may see it. Imports no Keras.
+"""What a model from anywhere must be before it is opened. Imports no Keras.
 
-A ``.keras`` file is a zip of a JSON description and HDF5 weights. Loading one runs whatever its description
-names, and allocates whatever its sizes ask for. So the archive, the description and the weights are checked
-here first: what they hold, what they name, how large they are. ``kerasfile`` loads what passed.
-
-Beside that stand the first questions to any model, and what its answers must be to be believed.
+Loading a ``.keras`` file runs what its description names and allocates what its sizes ask for, so both are
+checked here first. ``kerasfile`` loads what passed.
 """
 
 import contextlib
@@ -47,7 +44,7 @@ LARGEST_ACTIVATION = 1 << 20
 
 DEEPEST_CONFIG = 64
 MOST_LAYERS = 2_000
-MOST_WEIGHT_ITEMS = 50_000
+MOST_WEIGHT_ITEMS = 20_000
 
 DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, OSError, ValueError)
 """What reading a damaged archive raises."""
@@ -94,15 +91,13 @@ SIGNATURES = (
     (HDF5_MARK := b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
     (b"\x80\x02", PICKLE := "a pickle (never opened: it can carry code)"),
     *((bytes([0x80, protocol]), PICKLE) for protocol in (3, 4, 5)),
-    (b"\x89PNG", "a picture"),
-    (b"\xff\xd8\xff", "a picture"),
-    (b"GIF8", "a picture"),
+    *((start, "a picture") for start in (b"\x89PNG", b"\xff\xd8\xff", b"GIF8")),
 )
 """First bytes of files that may be taken for a model, and what they are."""
 
 
 def trial_images(count: int) -> "Array":
-    """Return the first images to ask a model about, uint8 (count, 32, 32, 3): a black one, and noise."""
+    """Return images to try a model on, uint8 (count, 32, 32, 3): a black one, and noise."""
     import numpy as np
 
     pixels = np.zeros((count, 32, 32, 3), np.uint8)
@@ -111,11 +106,7 @@ def trial_images(count: int) -> "Array":
 
 
 def check_probabilities(name: object, rows: "Array") -> None:
-    """Refuse a model whose answers, float (n, classes), are no probabilities.
-
-    Raises:
-        ModelError: a row has a number that is not finite or negative, or does not sum to one.
-    """
+    """Raise ModelError unless these outputs of a model, float (n, classes), are probabilities."""
     import numpy as np
 
     if not np.isfinite(rows).all():
@@ -129,14 +120,7 @@ def check_probabilities(name: object, rows: "Array") -> None:
 
 
 def read_members(path: Path, *names: str) -> dict[str, bytes]:
-    """Read members of a ``.keras`` archive after checking what the archive holds.
-
-    Args:
-        path: the file.
-        names: the members to read; all that are there, if none is named.
-
-    Returns:
-        Name to content. ``cifarcnn.json`` is missing where plain Keras wrote the file.
+    """Return the named members of a ``.keras`` archive, as far as they are there.
 
     Raises:
         ModelError: there is no such file, or it is not a sound Keras archive.
@@ -146,12 +130,8 @@ def read_members(path: Path, *names: str) -> dict[str, bytes]:
         try:
             with zipfile.ZipFile(file) as archive:
                 _check_members(path, archive.infolist())
-                wanted = set(names) or set(LARGEST_MEMBER)
-                return {
-                    member.filename: unpacked(archive, member)
-                    for member in archive.infolist()
-                    if member.filename in wanted
-                }
+                members = [member for member in archive.infolist() if member.filename in names]
+                return {member.filename: unpacked(archive, member) for member in members}
         except DAMAGE as problem:
             raise ModelError(f"the model {path} is damaged: {problem}; train or copy it again") from problem
         except (NotImplementedError, RuntimeError) as problem:
@@ -165,11 +145,7 @@ def unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file that a model is to be read from.
-
-    Raises:
-        ModelError: there is none, it cannot be read, or it is a FIFO, a device or a directory.
-    """
+    """Open a regular file to read, or raise ModelError."""
     try:
         return files.open_regular(path)
     except files.NotRegularError as problem:
@@ -181,11 +157,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_whole(path: Path) -> bytes:
-    """Read a whole model file of bearable size.
-
-    Raises:
-        ModelError: it cannot be read, is empty or too large.
-    """
+    """Read a whole model file; raise ModelError if it cannot be read, is empty or too large."""
     with open_regular(path) as file:
         data = file.read(LARGEST_FILE + 1)
     if not data:
@@ -197,11 +169,7 @@ def read_whole(path: Path) -> bytes:
 
 @contextlib.contextmanager
 def place_to_try(path: Path) -> Iterator[Path]:
-    """Give a directory of our own for a copy of a model, which is removed afterwards.
-
-    Raises:
-        ModelError: there is no room for it.
-    """
+    """Give a temporary directory for a copy of a model; raise ModelError if there is no room for it."""
     try:
         with tempfile.TemporaryDirectory() as directory:
             yield Path(directory)
@@ -213,10 +181,7 @@ def place_to_try(path: Path) -> Iterator[Path]:
 
 
 def _check_is_small_zip(path: Path, file: Any) -> None:
-    """Refuse what is no zip, saying what it is, and directories that are large or not where Keras puts them.
-
-    A zip's directory is read whole when it is opened, so its declared size is looked at before.
-    """
+    """Refuse what is no zip, saying what it is, and zips whose directory is large."""
     start = file.read(16)
     size = file.seek(0, os.SEEK_END)
     if start.startswith(HDF5_MARK):
@@ -235,7 +200,7 @@ def _check_is_small_zip(path: Path, file: Any) -> None:
 
 
 def check_zip_end(path: Path, end: bytes) -> None:
-    """Refuse the last bytes of a file, 42 or more, unless a zip's small directory ends there."""
+    """Refuse the last 42 bytes of a file unless a zip's small directory, which is read whole, ends there."""
     tail = end[-42:].rjust(42, b"\0")
     end, locator64 = tail[20:], tail[:4]
     if not end.startswith(b"PK\x05\x06") or not end.endswith(b"\0\0"):
@@ -299,26 +264,11 @@ def parse_json(path: Path, name: str, data: bytes) -> dict[str, Any]:
     return document
 
 
-def checked_config(path: Path, data: bytes) -> dict[str, Any]:
-    """Parse a model's description, and prepare it for Keras.
+def check_config(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Refuse everything in a description but stock parts of an image classifier, and return it.
 
-    Returns:
-        The description as ``check_config`` leaves it.
-
-    Raises:
-        ModelError: it is no JSON, or not of stock parts.
-    """
-    config = parse_json(path, CONFIG, data)
-    check_config(path, config)
-    return config
-
-
-def check_config(path: Path, config: dict[str, Any]) -> None:
-    """Refuse everything in a description but stock parts of an image classifier.
-
-    Compile settings (optimizer, loss, metrics), which prediction never needs, are taken out of it in place;
-    mixed precision, which is for training, becomes float32; and one input or output in a list, as Keras 3.6
-    wrote it, is taken out of the list.
+    Compile settings are taken out of it in place, mixed precision becomes float32, and a single input or
+    output in a list, as Keras 3.6 wrote it, is taken out of the list.
     """
     layers = 0
     pending: list[tuple[Any, int]] = [(config, 0)]
@@ -343,14 +293,16 @@ def check_config(path: Path, config: dict[str, Any]) -> None:
             raise ModelError(f"the model {path} has more than {MOST_LAYERS:,} layers; not opened")
     if config.get("class_name") not in MODELS:
         raise ModelError(f"the model {path} describes a {config.get('class_name')!r}; expected a Keras model")
+    return config
 
 
 def _check_class(path: Path, item: dict[str, Any]) -> None:
     """Refuse a described object unless it is a known stock part of Keras."""
     module, name, registered = item.get("module"), item["class_name"], item.get("registered_name")
-    if name == "__keras_tensor__" and module is None:
-        return
-    if name == "__numpy__" and module is None and _is_numeric_array(item.get("config")):
+    inner = item.get("config")
+    # Arithmetic with a NumPy array leaves plain numbers.
+    numbers = isinstance(inner, dict) and inner.keys() == {"value", "dtype"} and inner["dtype"] in NUMBERS
+    if module is None and (name == "__keras_tensor__" or (name == "__numpy__" and numbers)):
         return
     if isinstance(module, str) and isinstance(name, str) and registered in (None, name):
         if name in STOCK.get(module, ()):
@@ -362,11 +314,6 @@ def _check_class(path: Path, item: dict[str, Any]) -> None:
         f"the model {path} contains {shown}, which is not among the stock parts of an image classifier; it "
         "could run code, so it is not opened"
     )
-
-
-def _is_numeric_array(config: Any) -> bool:
-    """Whether this describes an array of plain numbers, as arithmetic with a NumPy array leaves it."""
-    return isinstance(config, dict) and config.keys() == {"value", "dtype"} and config["dtype"] in NUMBERS
 
 
 def check_weights(path: Path, data: bytes) -> None:

@@ -1,8 +1,6 @@
-"""The model that comes with the package, so that ``cifarcnn predict`` answers at once.
+"""The model that comes with the package: a LiteRT file of float16 weights, made by ``benchmarks/box.py``.
 
-It is a LiteRT file of float16 weights, made out of an ordinary run by ``benchmarks/box.py``, which measures
-it on the test images and writes what it found, and how the run was trained, into the file's metadata. Beside
-it lies its SHA-256: a file of that checksum is opened without the precautions that other files get.
+Beside it lies its SHA-256: a file of that checksum is opened without a sandbox.
 """
 
 import hashlib
@@ -41,9 +39,8 @@ def is_pretrained(data: bytes) -> bool:
 def keras_model(path: Path = PATH, arch: str = "whiten6", images: "Array | None" = None) -> "keras.Model":
     """Return the pretrained model as a Keras network, with the weights read back from the LiteRT file.
 
-    The converter merged the batch normalisations with what stands before them, so that their moving means
-    are lost: the network answers as the file does, but only where ``images`` tell the means does batch
-    normalisation in training begin where it ended.
+    The converter merged batch normalisation into the kernels, so its moving means are lost: the network
+    answers as the file does, but training needs ``images`` to find the means again.
 
     Args:
         path: a LiteRT file of a network of the family ``architectures.whitened``.
@@ -76,10 +73,7 @@ def keras_model(path: Path = PATH, arch: str = "whiten6", images: "Array | None"
 
 
 def _constants(path: Path) -> tuple[list[tuple["Array", Any]], list[tuple["Array", "Array"]]]:
-    """Read the kernels with their biases, and the pairs of factor and offset after them, in their order.
-
-    Kernels come in the axes of Keras: outputs last.
-    """
+    """Read the kernels, outputs last, with their biases, and the factors and offsets that follow them."""
     import numpy as np
     from ai_edge_litert import schema_py_generated as schema
 

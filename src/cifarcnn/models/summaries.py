@@ -1,12 +1,10 @@
-"""What a network is made of, layer by layer, in parameters and operations, and what training it costs.
-
-The networks themselves stand in ``architectures``, what their recipes reached in ``expectations``.
-"""
+"""What a network is made of, layer by layer, in parameters and operations, and what training it costs."""
 
 import dataclasses
 import hashlib
 import math
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,11 +52,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """A LiteRT model, which has no Keras layers to list, by what is stored with it.
-
-    ``size`` is in bytes. ``metadata`` is what is stored with it, for the pretrained model its provenance
-    among it.
-    """
+    """A LiteRT model, which has no Keras layers to list: its bytes, checksum and metadata."""
 
     name: str
     format: str
@@ -112,17 +106,21 @@ def overview() -> list[dict[str, Any]]:
     from cifarcnn.machine import backend
 
     backend.load()
-    rows = []
-    for row in architectures.ARCHITECTURES:
-        flops = describe(architectures.build(row.name), row.name).flops
-        facts = {"name": row.name, "params": row.params, "flops": flops}
-        expected = {
-            recipe: dataclasses.asdict(found)
-            for (arch, recipe), found in expectations.table().items()
-            if arch == row.name
+    return [
+        {
+            "name": row.name,
+            "params": row.params,
+            "flops": describe(architectures.build(row.name), row.name).flops,
+            "summary": row.summary,
+            "published": row.published,
+            "expected": {
+                recipe: dataclasses.asdict(found)
+                for (arch, recipe), found in expectations.table().items()
+                if arch == row.name
+            },
         }
-        rows.append({**facts, "summary": row.summary, "published": row.published, "expected": expected})
-    return rows
+        for row in architectures.ARCHITECTURES
+    ]
 
 
 @dataclass(frozen=True)
@@ -136,21 +134,21 @@ class Recipe:
 
 def recipes(arch: str) -> dict[str, Recipe]:
     """Return every recipe of an architecture by its name."""
-    found = {}
-    for recipe in recipes_for(arch):
-        settings = config.resolve({"arch": arch, "recipe": recipe})
-        found[recipe] = Recipe(settings, training_flops(settings), expectations.expected_for(settings))
-    return found
+    chosen = {recipe: config.resolve({"arch": arch, "recipe": recipe}) for recipe in recipes_for(arch)}
+    return {
+        recipe: Recipe(settings, training_flops(settings), expectations.expected_for(settings))
+        for recipe, settings in chosen.items()
+    }
 
 
 def training_flops(settings: config.Settings) -> int:
     """Return the floating-point operations of a whole training on CIFAR-10, validation not included.
 
-    Counted are the convolutions and dense layers of each step: the answers, the gradient of each layer's
+    Counted are the convolutions and dense layers of each step: the outputs, the gradient of each layer's
     weights, and that of each layer's input where a trainable layer comes before.
 
     Args:
-        settings: of which architecture, epochs, batch size, images and their resolutions count.
+        settings: those of the training.
     """
     from cifarcnn.machine import backend
 
@@ -161,14 +159,11 @@ def training_flops(settings: config.Settings) -> int:
     images = len(TRAIN_FILES) * RECORDS_PER_FILE
     count = min(settings.train_size or images, images - settings.val_size)
     count -= count % settings.batch_size
-    total, costs = 0, {}
-    for side in config.resolution_of_epoch(settings):
-        if side not in costs:
-            inputs = keras.Input((side, side, 3))
-            smaller = network if side == config.FULL_RESOLUTION else keras.models.clone_model(network, inputs)
-            costs[side] = _step_flops(smaller)
-        total += count * costs[side]
-    return total
+    epochs = Counter(config.resolution_of_epoch(settings))
+    return count * sum(
+        number * _step_flops(keras.models.clone_model(network, keras.Input((side, side, 3))))
+        for side, number in epochs.items()
+    )
 
 
 def _step_flops(network: "keras.Model") -> int:
