@@ -1,9 +1,9 @@
-"""How pictures of other proportions are best made square: accuracy of a model per way, on your own pictures.
+"""Accuracy and confidence on your own photographs, per way to make them square and number of views.
 
-    python benchmarks/resize.py runs/NAME photos
+    python benchmarks/resize.py pretrained photos
 
-``photos`` holds folders named for the classes (airplane, cat, ...) with pictures of any size, as ``evaluate
---data`` takes them. All ways see the same pictures; the differences are paired.
+``photos`` holds folders named for the model's classes (airplane, cat, ...). All settings see the same pictures;
+the differences from the program's defaults are paired.
 """
 
 import argparse
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cifarcnn.cli import console
-from cifarcnn.data import folders, images
-from cifarcnn.errors import CifarCNNError, DataError, ImageError
+from cifarcnn.data import images
+from cifarcnn.errors import CifarCNNError, DataError
 from cifarcnn.evaluation import comparison
 from cifarcnn.models import modelfile
+from cifarcnn.prediction.predict import DEFAULT_VIEWS, VIEWS, Prediction, predict
 
 
 def main() -> None:
@@ -26,39 +26,41 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     given = parser.parse_args()
     try:
-        measure(given.model, given.photos)
+        measure(modelfile.load(given.model), given.photos)
     except CifarCNNError as problem:
         sys.exit(f"error: {problem}")
 
 
-def measure(path: Path, photos: Path) -> None:
-    """Read, ask, and print."""
-    model = modelfile.load(path)
-    pixels: dict[images.Resize, list[np.ndarray]] = {way: [] for way in images.RESIZES}
-    labels = []
-    for picture in folders.find(photos, "test", console.Display())[1]:
-        try:
-            read = {way: images.read(picture.path, way) for way in images.RESIZES}
-        except ImageError as problem:
-            print(f"{picture.path}: {problem}")
-            continue
-        labels.append(picture.label)
-        for way, square in read.items():
-            pixels[way].append(square)
-    if not labels:
-        raise DataError(f"none of the pictures in {photos} can be read; expected at least one")
-    truth = np.array(labels)
-    right = {way: model.probabilities(np.stack(pixels[way])).argmax(axis=1) == truth for way in pixels}
-    ours = right[images.DEFAULT_RESIZE]
-    print("| resize | right | accuracy | mean over classes | difference from the default |")
-    print("| --- | ---: | ---: | ---: | ---: |")
-    for way, hits in right.items():
-        mean = np.mean([hits[truth == label].mean() for label in np.unique(truth)])
-        paired = comparison.compare(ours, hits)
+def measure(model: modelfile.Model, photos: Path) -> None:
+    """Predict in all ways, and print."""
+    settings = [(resize, views) for resize in images.RESIZES for views in VIEWS]
+    folders = [folder for name in model.classes if (folder := photos / name).is_dir()]
+    correct, confidence = {}, {}
+    labels = np.zeros(0, str)
+    for resize, views in settings:
+        outcomes = (
+            predict(folders, model=model, resize=resize, views=views, recursive=True) if folders else ()
+        )
+        read = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
+        if not read:
+            raise DataError(f"no picture can be read in folders of {photos} that are named for a class")
+        labels = np.array([Path(one.path).relative_to(photos).parts[0] for one in read])
+        correct[resize, views] = np.array([one.top[0].label for one in read]) == labels
+        confidence[resize, views] = np.mean([one.top[0].probability for one in read])
+    default = correct[images.DEFAULT_RESIZE, DEFAULT_VIEWS]
+    print(
+        "| resize | views | correct | accuracy | mean over classes | confidence | difference from the default |"
+    )
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for (resize, views), hits in correct.items():
+        mean = np.mean([hits[labels == label].mean() for label in np.unique(labels)])
+        paired = comparison.compare(default, hits)
         low, high = (100 * bound for bound in paired.interval)
         change = f"{100 * paired.difference:+.1f} ({low:+.1f} to {high:+.1f}, p = {paired.p_value:.2g})"
-        share = f"{int(hits.sum())} of {len(hits)} | {100 * hits.mean():.1f} %"
-        print(f"| `{way}` | {share} | {100 * mean:.1f} % | {'' if hits is ours else change} |")
+        print(
+            f"| `{resize}` | {views} | {int(hits.sum())} of {len(hits)} | {hits.mean():.1%} | {mean:.1%} "
+            f"| {confidence[resize, views]:.1%} | {'' if hits is default else change} |"
+        )
 
 
 if __name__ == "__main__":

@@ -127,9 +127,9 @@ def write(path: Path, orientation: int = 1, corner: tuple[int, int] = (0, 0)) ->
     return path
 
 
-def explained(paths: list[Path], directory: Path) -> list[prediction.Answer]:
+def explained(paths: list[Path], directory: Path) -> list[prediction.Outcome]:
     """Predict and explain."""
-    answers = prediction.predict(paths, model=fakes.corner(), look=prediction.LOOK_TO_EXPLAIN)
+    answers = prediction.predict(paths, model=fakes.corner(), views=1, look=prediction.LOOK_TO_EXPLAIN)
     return list(explanation.drawn(answers, fakes.corner(), directory, "crop"))
 
 

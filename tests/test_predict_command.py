@@ -332,3 +332,10 @@ def test_a_sheet_does_not_replace_an_explanation(cifarcnn: Run, folder: Path, tm
     assert (done.returncode, done.stdout) == (2, "")
     assert "error: a-explained.png would be both an explanation and a page of the sheet; give" in done.stderr
     assert not (tmp_path / "a-explained.png").exists()
+
+
+def test_no_columns_are_no_reason_to_print_nothing(cifarcnn: Run, folder: Path) -> None:
+    """A shell or a program may say that the terminal has none."""
+    done = cifarcnn("predict", "pictures/0.png", "--views", 2, cwd=folder, env={"COLUMNS": "0"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("pictures/0.png  ")

@@ -232,7 +232,7 @@ def test_page_of_a_hundred_classes() -> None:
     assert Page(text).open == []
     assert 'alt="Confusion matrix"' in text
     cells = re.findall(r'data-cell="(\d+)-(\d+)"', text)
-    pairs = [(pair.truth, pair.answer) for pair in figures.most_confused]
+    pairs = [(pair.label, pair.prediction) for pair in figures.most_confused]
     assert [(int(label), int(prediction)) for label, prediction in cells] == pairs
     assert text.count("<template") == len(pairs) == 10
     assert len(text) < 2_000_000

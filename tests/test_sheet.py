@@ -33,7 +33,7 @@ def answer(name: str = "cat.png", size: tuple[int, int] = (200, 100), **facts: o
 
 
 def draw(
-    path: Path, answers: list[prediction.Answer], total: int | None = None, threshold: float | None = None
+    path: Path, answers: list[prediction.Outcome], total: int | None = None, threshold: float | None = None
 ) -> sheet.Sheet:
     """Draw a sheet of these answers."""
     made = sheet.Sheet(path, "model.keras", len(answers) if total is None else total, 2, threshold)
@@ -110,7 +110,7 @@ def test_what_does_not_fit_is_counted(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_odd_names_and_failures(tmp_path: Path) -> None:
     """Names of any bytes and length, and long reasons, are drawn without a fault."""
     odd = [os.fsdecode(b"caf\xe9\xff\n[red].png"), "x" * 5000, "猫 \u202e.png", ""]
-    answers: list[prediction.Answer] = [answer(name) for name in odd]
+    answers: list[prediction.Outcome] = [answer(name) for name in odd]
     answers += [Failure(name, "damaged " * 60 + "y" * 300) for name in odd]
     made = draw(tmp_path / "sheet.png", answers)
     with Image.open(made.written[0]) as page:
@@ -144,7 +144,7 @@ def test_existing_files_are_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "sheet.png"
     path.write_text("old")
 
-    def breaking() -> Iterator[prediction.Answer]:
+    def breaking() -> Iterator[prediction.Outcome]:
         yield answer()
         raise KeyboardInterrupt
 
