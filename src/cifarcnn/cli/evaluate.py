@@ -11,8 +11,8 @@ from rich.text import Text
 
 from cifarcnn.cli import console
 from cifarcnn.cli.options import images_option, json_option, precision_option
+from cifarcnn.formatting import percent
 from cifarcnn.models.modelfile import BATCH_SIZE, display_name
-from cifarcnn.wording import percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

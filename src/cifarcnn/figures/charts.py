@@ -13,9 +13,9 @@ import numpy as np
 from cifarcnn import metrics
 from cifarcnn.figures.style import LIGHT, Theme, figure
 from cifarcnn.figures.text import drawable
+from cifarcnn.formatting import count as counted
+from cifarcnn.formatting import percent
 from cifarcnn.metrics import Array, ReliabilityBin
-from cifarcnn.wording import count as counted
-from cifarcnn.wording import percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -21,11 +21,11 @@ from cifarcnn.data.images import SIDE, Resize
 from cifarcnn.errors import FigureError, UsageError
 from cifarcnn.figures import grid, sheet
 from cifarcnn.figures.style import LIGHT
+from cifarcnn.formatting import short_percent
 from cifarcnn.metrics import Array
 from cifarcnn.models.modelfile import Model
 from cifarcnn.prediction import picturefiles
 from cifarcnn.prediction.picturefiles import Failure
-from cifarcnn.wording import short_percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator

@@ -14,8 +14,8 @@ from cifarcnn import metrics
 from cifarcnn.figures import grid
 from cifarcnn.figures.grid import Line, Tile
 from cifarcnn.figures.style import LIGHT
+from cifarcnn.formatting import count as counted
 from cifarcnn.metrics import Array
-from cifarcnn.wording import count as counted
 
 BOX = 192
 """Six pixels for each of an image."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from cifarcnn.figures.style import LIGHT
 from cifarcnn.figures.text import drawable, font, shortened, wrapped
+from cifarcnn.formatting import short_percent
 from cifarcnn.machine import files
-from cifarcnn.wording import short_percent
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from cifarcnn import config, metrics
 from cifarcnn.data.cifar10 import CLASSES, Images
 from cifarcnn.errors import FigureError, RunError, UsageError, reason
+from cifarcnn.formatting import percent
 from cifarcnn.machine import files
 from cifarcnn.metrics import Array, Metrics
 from cifarcnn.models import modelfile
 from cifarcnn.runs.progress import METRICS, read_table
 from cifarcnn.runs.run import RunDirectory, resume_command
-from cifarcnn.wording import percent
 
 if TYPE_CHECKING:
     from cifarcnn.evaluation.evaluate import Evaluation

@@ -18,8 +18,8 @@ import numpy as np
 from cifarcnn import metrics
 from cifarcnn.figures import charts
 from cifarcnn.figures.style import DARK, LIGHT
+from cifarcnn.formatting import percent, short_percent
 from cifarcnn.metrics import Array, Metrics
-from cifarcnn.wording import percent, short_percent
 
 if TYPE_CHECKING:
     from jinja2 import Template

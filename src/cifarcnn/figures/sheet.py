@@ -13,11 +13,11 @@ from cifarcnn.errors import FigureError, UsageError, reason
 from cifarcnn.figures import grid
 from cifarcnn.figures.grid import Line, Tile
 from cifarcnn.figures.style import LIGHT
+from cifarcnn.formatting import count
 from cifarcnn.machine import files
 from cifarcnn.prediction import picturefiles
 from cifarcnn.prediction.picturefiles import Failure
 from cifarcnn.prediction.predict import LOOK_FOR_SHEET
-from cifarcnn.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
