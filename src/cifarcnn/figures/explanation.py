@@ -1,9 +1,4 @@
-"""What in a picture speaks for the predicted class, found by covering parts of it: an occlusion map.
-
-Square patches in the picture's own mean colour are laid over one place after the other; where the logit of
-the predicted class falls, something mattered. This takes nothing but probabilities, so it serves any model
-file, and what it finds can be repeated by hand with a paintbrush.
-"""
+"""Occlusion maps: where covering a picture by patches of its mean colour lowers the logit of its class."""
 
 import dataclasses
 import functools
@@ -16,7 +11,7 @@ import numpy as np
 
 from cifarcnn import metrics, names
 from cifarcnn.data import images
-from cifarcnn.data.cifar10 import CLASSES, Bytes
+from cifarcnn.data.cifar10 import Bytes
 from cifarcnn.data.images import SIDE, Resize
 from cifarcnn.errors import FigureError, UsageError
 from cifarcnn.figures import grid, sheet
@@ -150,10 +145,7 @@ def check_apart(directory: Path, pictures: "Collection[str]", pages: "Collection
     # None of them need be there yet.
     taken = {os.path.realpath(target).casefold() for target in targets}
     if page := next((page for page in pages if os.path.realpath(page).casefold() in taken), None):
-        raise UsageError(
-            f"{page} would be both an explanation and a page of the sheet; give the sheet another name with "
-            "--output"
-        )
+        raise UsageError(f"{page} would also be an explanation; give the sheet another name with --output")
 
 
 def _places(directory: Path) -> "Callable[[str], Path]":
@@ -168,8 +160,8 @@ def drawn(answers: "Iterable[Outcome]", model: Model, directory: Path, resize: R
     Args:
         answers: predictions that keep their pictures, and failures, of which nothing is drawn.
         model: the model that predicted.
-        directory: gets ``<name>-explained.png`` of each picture, and is made if it is missing; existing files
-            are replaced. A second picture of the same name gets ``<name>-2-explained.png``.
+        directory: gets ``NAME-explained.png`` of each picture, or ``NAME-2-explained.png`` of a second one of
+            that name, and is made if it is missing; existing files are replaced.
         resize: how the pictures became square.
 
     Raises:
@@ -195,7 +187,7 @@ def _explained(prediction: "Prediction", model: Model, path: Path, resize: Resiz
         raise ValueError("the prediction kept no picture; ask for `look`")
     size = prediction.picture.size
     window = images.place_in_fit(size) if resize == "fit" else (0, 0, SIDE, SIDE)
-    label = getattr(model, "classes", CLASSES).index(prediction.top[0].label)
+    label = model.classes.index(prediction.top[0].label)
     found = occlusion(model, prediction.pixels, label, window)
     sheet.save(page(prediction, prediction.picture, found, resize), path, "--explain", format="PNG")
     return dataclasses.replace(prediction, explained=path)
