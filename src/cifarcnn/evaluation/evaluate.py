@@ -68,12 +68,13 @@ class Evaluation:
             "schema": 1,
             "model": modelfile.display_name(self.model),
             "split": self.split,
-            "source": self.images.source,
             "classes": list(names),
+            **{name: figures[name] for name in ("n", "accuracy", "loss")},
+            "per_class": [{"class": name, **score} for name, score in per_class],
             "confusion_matrix": figures.pop("confusion").tolist(),
+            "source": self.images.source,
             "reliability": figures.pop("bins"),
             **figures,
-            "per_class": [{"class": name, **score} for name, score in per_class],
             "most_confused": [
                 pair | {"label": names[pair["label"]], "prediction": names[pair["prediction"]]}
                 for pair in figures["most_confused"]
