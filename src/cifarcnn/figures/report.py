@@ -1,8 +1,4 @@
-"""The report: one self-contained HTML page about a trained or evaluated network.
-
-The page loads nothing: its images are one embedded PNG, its charts embedded SVG, and its content security
-policy forbids every request. How it looks stands in ``report.html``.
-"""
+"""The report: one HTML page about a network, which loads nothing. How it looks stands in ``report.html``."""
 
 import base64
 import functools

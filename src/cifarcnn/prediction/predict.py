@@ -73,7 +73,7 @@ class Prediction:
         is_ood: whether it probably shows none of them; None where the model has no limit.
         pixels: uint8 (32, 32, 3), what the network saw in the first view.
         picture: a copy for people, upright RGB at its own proportions; kept with ``look`` alone.
-        explained: the file that shows what mattered, where ``explanation.drawn`` drew one.
+        explained: the file of the occlusion map, where one was drawn.
     """
 
     path: str
