@@ -230,6 +230,7 @@ def test_command_writes_one_json_document_figures_and_a_report(
     assert "without temperature" in page
 
 
+@pytest.mark.slow
 def test_worst_mistakes_of_a_real_evaluation_are_the_largest_losses(
     measured: evaluation.Evaluation, tmp_path: Path
 ) -> None:

@@ -233,25 +233,21 @@ def _show(result: "Evaluation") -> None:
 def _summary(result: "Evaluation") -> Table:
     from cifarcnn.evaluation import evaluate as evaluation
 
-    figures = result.metrics
+    figures, plain = result.metrics, result.uncalibrated
+    with_, loss, ece = "", "", ""
+    if plain and result.temperature:
+        with_ = f" with temperature {result.temperature:.3f}"
+        loss, ece = f", {plain.loss:.4f} without", f", {percent(plain.ece)} without"
     rows = [
         ("accuracy", _accuracy(figures)),
-        ("loss", f"{figures.loss:.4f}"),
+        ("loss", f"{figures.loss:.4f}{with_}{loss}"),
         ("top-2, top-5", f"{percent(figures.top2)}, {percent(figures.top5)}"),
-        ("calibration error", percent(figures.ece)),
+        ("calibration error", f"{percent(figures.ece)}{with_}{ece}"),
         ("speed", f"{result.images_per_second:,.0f} images/s ({result.seconds:.1f} s)"),
     ]
-    if result.uncalibrated and result.temperature:
-        before = f"temperature {result.temperature:.3f}"
-        rows[1] = ("loss", f"{figures.loss:.4f} with {before}, {result.uncalibrated.loss:.4f} without")
-        rows[3] = (
-            "calibration error",
-            f"{percent(figures.ece)} with {before}, {percent(result.uncalibrated.ece)} without",
-        )
     if result.ood_false_positive_rate is not None:
-        rows.append(
-            ("false positives", f"{percent(result.ood_false_positive_rate)} marked as out of distribution")
-        )
+        marked = f"{percent(result.ood_false_positive_rate)} marked as out of distribution"
+        rows.append(("false positives", marked))
     if result.differing is not None:
         rows.append((result.precision, f"{result.differing:,} predictions differ from float32"))
     rows += [(evaluation.VIEWS[name], _accuracy(averaged)) for name, averaged in result.averaged.items()]
@@ -277,23 +273,15 @@ def _confusion(figures: "Metrics", classes: "Sequence[str]") -> Table:
     breaks the lines, but no column is left out.
     """
     least = 6 * len(classes) + 10
-    table = Table(
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        padding=0,
-        width=least if console.stdout.width < least else None,
-    )
+    width = least if console.stdout.width < least else None
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=0, width=width)
     table.add_column("", no_wrap=True)
     for name in classes:
         table.add_column(escape(name[:5]), justify="right", no_wrap=True, min_width=5)
     for label, row in enumerate(figures.confusion.tolist()):
-        cells = []
-        for prediction, count in enumerate(row):
-            if prediction == label:
-                style = "green"
-            else:
-                style = "bold red" if count and count >= 0.05 * sum(row) else "dim"
-            cells.append(Text(str(count) if count else "·", style))
+        styles = ["bold red" if count and count >= 0.05 * sum(row) else "dim" for count in row]
+        styles[label] = "green"
+        cells = [Text(str(count) if count else "·", style) for count, style in zip(row, styles, strict=True)]
         table.add_row(escape(classes[label]), *cells)
     return table
 

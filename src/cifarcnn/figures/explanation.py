@@ -59,11 +59,8 @@ Box = tuple[int, int, int, int]
 class Occlusion:
     """What covering parts of a picture does to one class's logit, relative to the mean of all others.
 
-    Attributes:
-        fall: float (height, width), how far the logit falls on average when a place is covered.
-        before: the logit of the whole picture.
-        after: the lowest logit with one patch of 8x8 pixels covered.
-        left, top: where that patch is.
+    ``fall``, float (height, width), is how far the logit falls on average when a place is covered; ``before``
+    the logit of the whole picture, ``after`` the lowest with one 8x8 patch covered, at ``left`` and ``top``.
     """
 
     fall: Array
@@ -202,22 +199,21 @@ def page(prediction: "Prediction", picture: "Image.Image", found: Occlusion, res
     # Panoramas would make a page that is all width.
     right, below = (0, 1) if picture.width > 2 * picture.height else (1, 0)
     left, top = GAP + right * (picture.width + GAP), GAP + below * (picture.height + GAP)
+    end, bottom = left + picture.width, top + picture.height
     # Large pages are looked at from afar.
-    size = max(grid.TEXT, (left + picture.width) // 70)
-    paper_size = (left + picture.width + 2 * GAP + SCALE_WIDTH + 3 * size, top + picture.height + 6 * size)
-    paper = Image.new("RGB", paper_size, LIGHT.ground)
+    size = max(grid.TEXT, end // 70)
+    paper = Image.new("RGB", (end + 2 * GAP + SCALE_WIDTH + 3 * size, bottom + 6 * size), LIGHT.ground)
     pen = ImageDraw.Draw(paper)
     paper.paste(picture, (GAP, GAP))
     paper.paste(laid_over(picture, found, resize), (left, top))
     scale = _colors(np.linspace(1, 0, picture.height))[:, None].repeat(SCALE_WIDTH, axis=1)
-    scale_left = left + picture.width + GAP
-    paper.paste(Image.fromarray(scale), (scale_left, top))
+    paper.paste(Image.fromarray(scale), (end + GAP, top))
     for share, anchor in ((0, "ld"), (0.5, "lm"), (1, "la")):
-        place = (scale_left + SCALE_WIDTH + 6, top + round((1 - share) * picture.height))
+        place = (end + GAP + SCALE_WIDTH + 6, bottom - round(share * picture.height))
         text = f"{share * found.full_color:.1f}"
         grid.write(pen, place, text, 4 * size, LIGHT.soft, size=size, anchor=anchor)
     for number, line in enumerate(_caption(prediction, found)):
-        place = (GAP, top + picture.height + size // 2 + number * size * 3 // 2)
+        place = (GAP, bottom + size // 2 + number * size * 3 // 2)
         color = LIGHT.soft if number else LIGHT.ink
         grid.write(pen, place, line, paper.width - 2 * GAP, color, size=size, bold=number == 0)
     return paper
@@ -225,19 +221,16 @@ def page(prediction: "Prediction", picture: "Image.Image", found: Occlusion, res
 
 def _caption(prediction: "Prediction", found: Occlusion) -> tuple[str, str, str]:
     """Say what is explained, what the strongest patch was measured to do, and what the colours mean."""
-    best = prediction.top[0]
-    patch = f"{OUTLINED}x{OUTLINED} patch"
-    strongest = f"no {patch} that was covered lowers the logit of {best.label} by {FAINTEST} or more"
+    best, path = prediction.top[0], names.printable(prediction.path)
+    patch, logit = f"{OUTLINED}x{OUTLINED} patch", f"the logit of {best.label}"
+    strongest = f"no {patch} that was covered lowers {logit} by {FAINTEST} or more"
     if found.strongest >= FAINTEST:
         before, after = round(found.before, 1), round(found.after, 1)
         change = f"by {before - after:.1f}, from {before} to {after}"
-        strongest = f"covering the outlined {patch} lowers the logit of {best.label} {change}"
+        strongest = f"covering the outlined {patch} lowers {logit} {change}"
     patches = " and ".join(f"{side}x{side}" for side in PATCHES)
-    return (
-        f"{best.label} {short_percent(best.probability)}   {names.printable(prediction.path)}",
-        strongest,
-        f"colour: fall of the logit of {best.label} where a place is covered (mean over {patches} patches)",
-    )
+    colors = f"colour: fall of {logit} where a place is covered (mean over {patches} patches)"
+    return f"{best.label} {short_percent(best.probability)}   {path}", strongest, colors
 
 
 def laid_over(picture: "Image.Image", found: Occlusion, resize: Resize) -> "Image.Image":
