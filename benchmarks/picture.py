@@ -7,6 +7,7 @@ line that they print. It refers to no other file and to no host.
 """
 
 import argparse
+import contextlib
 import os
 import re
 import subprocess
@@ -55,24 +56,24 @@ TEMPLATE = """\
 """Rich's own fetches a font from the network."""
 
 
-def printed(directory: Path, *words: str, **variables: str) -> str:
+def printed(directory: Path, *words: str, terminal: bool = False) -> str:
     """Run ``cifarcnn`` and return what it says on stdout and stderr; end this program if it fails."""
-    environment = {name: value for name, value in os.environ.items() if name != "CIFARCNN_MODEL"} | variables
-    done = subprocess.run(
-        [COMMAND, *words],
-        cwd=directory,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(
-            f"cifarcnn {' '.join(words)} failed with exit code {done.returncode}:\n{done.stdout[-3000:]}"
-        )
+    environment = {name: value for name, value in os.environ.items() if name != "CIFARCNN_MODEL"}
+    environment |= {"TERM": "xterm-256color", "COLORTERM": "truecolor", "COLUMNS": "100"} if terminal else {}
+    reading, writing = os.openpty() if terminal else os.pipe()
+    with subprocess.Popen(
+        [COMMAND, *words], cwd=directory, env=environment, stdout=writing, stderr=writing
+    ) as process:
+        os.close(writing)
+        said = b""
+        with contextlib.suppress(OSError):  # Linux ends a terminal that nobody holds with an error.
+            while piece := os.read(reading, 65536):
+                said += piece
+    text = said.decode().replace("\r\n", "\n")
+    if process.returncode:
+        sys.exit(f"cifarcnn {' '.join(words)} failed with exit code {process.returncode}:\n{text[-3000:]}")
     # Where its reader's home directory is says nothing about the program.
-    return done.stdout.replace(str(Path.home()), "~")
+    return text.replace(str(Path.home()), "~")
 
 
 def transcript(directory: Path, arch: str) -> list[Text]:
@@ -83,9 +84,7 @@ def transcript(directory: Path, arch: str) -> list[Text]:
     # Not a terminal: the bar that moves during an epoch would leave its every state.
     trained = printed(directory, "train", "--arch", arch)
     (run,) = re.findall(r"^run directory: (.+)$", trained, re.MULTILINE)
-    answered = printed(
-        directory, "predict", "--model", run, *SHOWN, FORCE_COLOR="1", COLORTERM="truecolor", COLUMNS="100"
-    )
+    answered = printed(directory, "predict", "--model", run, *SHOWN, terminal=True)
     lines = []
     for command, output in (
         (f"train --arch {arch}", trained),

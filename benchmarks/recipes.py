@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from cifarcnn import architectures, config, expectations, wording
+from cifarcnn import architectures, config, expectations, formatting
 from cifarcnn.machine import files
 from cifarcnn.models import summaries
 from cifarcnn.recipes import RECIPES
@@ -187,7 +187,7 @@ def _summary(arch: str, recipe: str, group: list[dict[str, Any]]) -> dict[str, A
 def _machine(hardware: dict[str, Any]) -> str:
     """Name a processor, its cores, and the feature that decides on the arithmetic."""
     features = "".join(f", {feature}" for feature in hardware["bfloat16"])
-    return f"{hardware['cpu']}, {wording.count(hardware['cpus'], 'core')}{features}"
+    return f"{hardware['cpu']}, {formatting.count(hardware['cpus'], 'core')}{features}"
 
 
 def show(rows: list[dict[str, Any]]) -> str:

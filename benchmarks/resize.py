@@ -2,20 +2,23 @@
 
     python benchmarks/resize.py pretrained photos
 
-``photos`` holds folders named for the classes (airplane, cat, ...). All settings see the same pictures;
-the differences from the program's defaults are paired.
+``photos`` holds folders named for the model's classes (airplane, cat, ...), as ``evaluate --data`` takes
+them. All settings see the same pictures; the differences from the program's defaults are paired.
 """
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 
 import numpy as np
 
+from cifarcnn import metrics
 from cifarcnn.data import images
+from cifarcnn.data.classnames import labels_among
 from cifarcnn.errors import CifarCNNError, DataError
-from cifarcnn.evaluation import comparison
 from cifarcnn.models import modelfile
+from cifarcnn.prediction.picturefiles import Failure
 from cifarcnn.prediction.predict import DEFAULT_VIEWS, VIEWS, Prediction, predict
 
 
@@ -33,26 +36,28 @@ def main() -> None:
 
 def measure(model: modelfile.Model, photos: Path) -> None:
     """Predict in all ways, and print."""
-    settings = [(resize, views) for resize in images.RESIZES for views in VIEWS]
-    folders = [folder for name in model.classes if (folder := photos / name).is_dir()]
-    correct, confidence = {}, {}
-    labels = np.zeros(0, str)
-    for resize, views in settings:
-        outcomes = (
-            predict(folders, model=model, resize=resize, views=views, recursive=True) if folders else ()
-        )
+    folders = sorted(entry for entry in photos.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    names = [folder.name for folder in folders]
+    label_of = dict(zip(names, labels_among(names, model.classes, str(photos)), strict=True))
+    correct, confidence, failed = {}, {}, set()
+    labels = np.zeros(0, int)
+    for way in itertools.product(images.RESIZES, VIEWS):
+        outcomes = list(predict(folders, model=model, resize=way[0], views=way[1], recursive=True))
+        failed |= {f"{outcome.path}: {outcome.error}" for outcome in outcomes if isinstance(outcome, Failure)}
         read = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
         if not read:
-            raise DataError(f"no picture can be read in folders of {photos} that are named for a class")
-        labels = np.array([Path(one.path).relative_to(photos).parts[0] for one in read])
-        correct[resize, views] = np.array([one.top[0].label for one in read]) == labels
-        confidence[resize, views] = np.mean([one.top[0].probability for one in read])
+            raise DataError(f"none of the pictures in {photos} can be read; expected at least one")
+        labels = np.array([label_of[Path(one.path).relative_to(photos).parts[0]] for one in read])
+        correct[way] = np.array([model.classes.index(one.top[0].label) for one in read]) == labels
+        confidence[way] = np.mean([one.top[0].probability for one in read])
+    for line in sorted(failed):
+        print(line)
     default = correct[images.DEFAULT_RESIZE, DEFAULT_VIEWS]
     print("| resize | views | correct | accuracy | mean over classes | confidence | difference |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for (resize, views), hits in correct.items():
         mean = np.mean([hits[labels == label].mean() for label in np.unique(labels)])
-        paired = comparison.compare(default, hits)
+        paired = metrics.compare(default, hits)
         low, high = (100 * bound for bound in paired.interval)
         change = f"{100 * paired.difference:+.1f} ({low:+.1f} to {high:+.1f}, p = {paired.p_value:.2g})"
         print(

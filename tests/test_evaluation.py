@@ -1,9 +1,6 @@
 """Evaluation of a tiny network on the real images: the library function and the command on top of it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +15,7 @@ from cifarcnn.evaluation import evaluate as evaluation
 from cifarcnn.evaluation import ood
 from cifarcnn.figures import presentation
 from cifarcnn.models import modelfile
+from inprocess import Run, runner
 from test_figures import place, read
 
 OURS = {"arch": "plain6", "recipe": "fast", "seed": 3, "val_size": 400, "temperature": 2.0}
@@ -66,18 +64,16 @@ def test_images() -> cifar10.Images:
     return sources.load("test")
 
 
-def command(
-    *arguments: str | Path, cwd: Path | None = None, columns: int = 80
-) -> subprocess.CompletedProcess[str]:
-    """Run the installed command."""
-    return subprocess.run(
-        [sys.executable, "-m", "cifarcnn", "evaluate", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": str(columns)},
-    )
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """``cifarcnn evaluate``."""
+    return runner(tmp_path, monkeypatch, capsys, "evaluate")
+
+
+@pytest.fixture(scope="module")
+def measured(folder: Path) -> evaluation.Evaluation:
+    """The run's model on the test images."""
+    return evaluation.evaluate(folder / "run")
 
 
 def plain_keras(path: Path, images: np.ndarray) -> np.ndarray:
@@ -102,9 +98,11 @@ def test_figures_are_those_of_the_network_in_plain_keras(folder: Path, test_imag
     assert result.seconds > 0
 
 
-def test_temperature_changes_loss_and_calibration_but_no_answer(folder: Path) -> None:
+def test_temperature_changes_loss_and_calibration_but_no_answer(
+    measured: evaluation.Evaluation, folder: Path
+) -> None:
     """A run directory means its best model; both calibrated and raw figures are reported."""
-    result = evaluation.evaluate(str(folder / "run"))
+    result = measured
     plain = plain_keras(folder / "run" / "best.keras", result.images.images)
     assert result.model == folder / "run" / "best.keras"
     assert result.uncalibrated is not None
@@ -132,9 +130,11 @@ def test_validation_images_are_those_that_the_training_held_out(folder: Path) ->
     assert "calibrated on these images" in repr(notes)
 
 
-def test_false_alarms_are_the_share_above_the_limit(folder: Path) -> None:
+def test_false_alarms_are_the_share_above_the_limit(
+    command: Run, measured: evaluation.Evaluation, folder: Path
+) -> None:
     """Every image shows one of the ten, so each that ``predict`` would mark is a false alarm."""
-    unlimited = evaluation.evaluate(folder / "run")
+    unlimited = measured
     assert unlimited.as_document()["ood_false_positive_rate"] is None
     scores = ood.scores(unlimited.probabilities)
     limit = float(np.quantile(scores, 0.9))
@@ -145,6 +145,7 @@ def test_false_alarms_are_the_share_above_the_limit(folder: Path) -> None:
     assert f"{share:.2%} marked as out of distribution" in shown
 
 
+@pytest.mark.slow
 def test_augmented_views_average_log_probabilities(folder: Path, test_images: cifar10.Images) -> None:
     """Flip, and flip with shifts, stand beside the plain figure, which they leave alone."""
     path = folder / "run" / "best.keras"
@@ -178,14 +179,14 @@ def test_a_network_of_infinities_is_refused(folder: Path) -> None:
         evaluation.evaluate(path)
 
 
-def test_impossible_requests_are_refused(folder: Path) -> None:
+def test_impossible_requests_are_refused(measured: evaluation.Evaluation, folder: Path) -> None:
     """Unknown split, batch of nothing, and different images to compare: each says what was wrong."""
     with pytest.raises(UsageError, match="no split 'train'; expected one of: test, validation"):
         evaluation.evaluate(folder / "run", split="train")
     with pytest.raises(UsageError, match="--batch-size is 0"):
         evaluation.evaluate(folder / "run", batch_size=0)
     first = evaluation.evaluate(folder / "run", split="validation")
-    second = evaluation.evaluate(folder / "run")
+    second = measured
     with pytest.raises(UsageError, match="different"):
         evaluation.compare(first, second)
     with pytest.raises(UsageError, match="cannot show 0 mistakes"):
@@ -201,7 +202,9 @@ def test_impossible_requests_are_refused(folder: Path) -> None:
         presentation.write_report(first, folder / "a-file" / "below")
 
 
-def test_command_writes_one_json_document_figures_and_a_report(folder: Path, tmp_path: Path) -> None:
+def test_command_writes_one_json_document_figures_and_a_report(
+    command: Run, folder: Path, tmp_path: Path
+) -> None:
     """The document has the promised keys in order; pictures and page are whole."""
     done = command(folder / "run", "--json", "--figures", tmp_path / "new" / "dir", "--report", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -227,9 +230,12 @@ def test_command_writes_one_json_document_figures_and_a_report(folder: Path, tmp
     assert "without temperature" in page
 
 
-def test_worst_mistakes_of_a_real_evaluation_are_the_largest_losses(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_worst_mistakes_of_a_real_evaluation_are_the_largest_losses(
+    measured: evaluation.Evaluation, tmp_path: Path
+) -> None:
     """Of all 10,000 images the ten of largest loss are shown, in order, pixel by pixel, and no other."""
-    result = evaluation.evaluate(folder / "run")
+    result = measured
     presentation.write_figures(result, tmp_path)
     labels = result.images.labels
     losses = -np.log(result.probabilities[np.arange(10_000), labels])
@@ -243,7 +249,8 @@ def test_worst_mistakes_of_a_real_evaluation_are_the_largest_losses(folder: Path
     assert all(place(sheet, result.images.images[index]) is None for index in next_ones)
 
 
-def test_command_prints_tables_that_fit_80_columns(folder: Path) -> None:
+@pytest.mark.slow
+def test_command_prints_tables_that_fit_80_columns(command: Run, folder: Path) -> None:
     """Piped, there is no colour and no animation; every row of the matrix is there whole."""
     done = command(folder / "run", "--tta")
     assert done.returncode == 0, done.stderr
@@ -259,7 +266,7 @@ def test_command_prints_tables_that_fit_80_columns(folder: Path) -> None:
         assert word in done.stdout
 
 
-def test_neither_a_narrow_terminal_nor_a_lack_of_room_costs_a_figure(folder: Path) -> None:
+def test_neither_a_narrow_terminal_nor_a_lack_of_room_costs_a_figure(command: Run, folder: Path) -> None:
     """The matrix keeps its columns; what was measured is printed before anything is drawn."""
     done = command(folder / "run", "--figures", "/dev/null/figures", columns=40)
     assert done.returncode == 1
@@ -271,7 +278,7 @@ def test_neither_a_narrow_terminal_nor_a_lack_of_room_costs_a_figure(folder: Pat
         assert (truth, len(counts)) == (name, 10)
 
 
-def test_command_compares_models_on_the_same_images(folder: Path) -> None:
+def test_command_compares_models_on_the_same_images(command: Run, folder: Path) -> None:
     """Several models give a table, and as JSON every document and the paired comparison."""
     done = command(folder / "run", folder / "foreign.keras", "--json")
     assert done.returncode == 0, done.stderr
@@ -300,7 +307,9 @@ def test_command_compares_models_on_the_same_images(folder: Path) -> None:
         (["run", "--data", "nowhere"], 1, "nowhere"),
     ],
 )
-def test_mistakes_are_one_line_and_an_exit_code(folder: Path, arguments, code: int, message: str) -> None:
+def test_mistakes_are_one_line_and_an_exit_code(
+    command: Run, folder: Path, arguments: list[str], code: int, message: str
+) -> None:
     """A wrong request names what was wrong on stderr, writes nothing to stdout and never a traceback."""
     done = command(*arguments, cwd=folder)
     assert done.returncode == code, done.stderr

@@ -15,7 +15,7 @@ from cifarcnn import metrics
 from cifarcnn.errors import FigureError
 from cifarcnn.figures import charts, galleries
 from cifarcnn.figures.style import DARK, LIGHT, figure
-from cifarcnn.wording import short_percent
+from cifarcnn.formatting import short_percent
 
 Pixels = npt.NDArray[np.uint8]
 CLASSES = tuple(f"class {letter}" for letter in "abcdefghij")

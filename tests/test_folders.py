@@ -262,9 +262,7 @@ def test_validation_images_go_by_several_names(name: str, tmp_path: Path) -> Non
         sources.load("test", tmp_path)
     fill(tmp_path / "VALID" / "x", {"lion": 1})
     fill(tmp_path / "val" / "x", {"lion": 1})
-    with pytest.raises(
-        UsageError, match=r"two folders of validation images, 'VALID' and 'val|'VALID' and 'Val"
-    ):
+    with pytest.raises(UsageError, match=r"two folders of validation images, 'VALID' and '[vV]al"):
         sources.load("validation", tmp_path)
 
 

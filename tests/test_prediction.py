@@ -273,6 +273,7 @@ def test_the_default_model_is_chosen_and_told(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("data_directory")
+@pytest.mark.slow
 def test_the_test_set_as_files_scores_what_evaluation_reports(model_path: Path, tmp_path: Path) -> None:
     """The 10,000 test images, written as PNG files, get exactly the evaluated accuracy."""
     test = sources.load("test")

@@ -13,7 +13,7 @@ from PIL import Image
 from cifarcnn import metrics
 from cifarcnn.figures import report
 from cifarcnn.figures.style import DARK, LIGHT
-from cifarcnn.wording import percent, short_percent
+from cifarcnn.formatting import percent, short_percent
 
 CLASSES = tuple(f"c{number}<&" for number in range(10))
 EPOCHS = [

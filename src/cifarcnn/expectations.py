@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cifarcnn import config
 from cifarcnn.config import Settings
-from cifarcnn.wording import count, duration, percent
+from cifarcnn.formatting import count, duration, percent
 
 PATH = Path(__file__).with_name("expectations.json")
 

@@ -1,10 +1,6 @@
-"""Everything that is computed from class probabilities and true labels, in numpy alone.
+"""Everything that is computed from class probabilities and true labels, in NumPy alone."""
 
-``measure`` gives accuracy, loss, per-class figures and calibration as a ``Metrics``. Probabilities that mean
-what they say: ``fit_temperature`` and ``apply_temperature``. Comparing two models is left to
-``evaluation.comparison``, running a network and loading images to ``evaluation.evaluate``.
-"""
-
+import itertools
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -148,13 +144,12 @@ def confused_pairs(confusion: Array) -> tuple[ConfusedPair, ...]:
     """The up to ten most frequent kinds of mistake in a confusion matrix [label][prediction]."""
     mistakes = confusion - np.diag(confusion.diagonal())
     support = confusion.sum(axis=1)
-    pairs = []
-    for cell in np.argsort(-mistakes, axis=None, kind="stable")[:CONFUSED_PAIRS]:
-        label, prediction = divmod(int(cell), len(confusion))
-        number = int(mistakes[label, prediction])
-        if number:
-            pairs.append(ConfusedPair(label, prediction, number, number / int(support[label])))
-    return tuple(pairs)
+    order = np.argsort(-mistakes, axis=None, kind="stable")[:CONFUSED_PAIRS]
+    return tuple(
+        ConfusedPair(label, prediction, number, number / int(support[label]))
+        for label, prediction in (divmod(int(cell), len(confusion)) for cell in order)
+        if (number := int(mistakes[label, prediction]))
+    )
 
 
 def wilson_interval(successes: int, n: int) -> Interval:
@@ -180,27 +175,19 @@ def reliability_bins(confidence: Array, correct: Array) -> tuple[ReliabilityBin,
     # float32 rows may reach a hair above 1 and would fall out of the last bin.
     where = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, CALIBRATION_BINS - 1)
     bins = []
-    for index in range(CALIBRATION_BINS):
+    for index, (low, high) in enumerate(itertools.pairwise(edges.tolist())):
         inside = where == index
-        number = int(inside.sum())
-        bins.append(
-            ReliabilityBin(
-                low=float(edges[index]),
-                high=float(edges[index + 1]),
-                count=number,
-                confidence=float(confidence[inside].mean(dtype=np.float64)) if number else None,
-                accuracy=float(correct[inside].mean()) if number else None,
-            )
-        )
+        means: tuple[float | None, float | None] = None, None
+        if inside.any():
+            means = float(confidence[inside].mean(dtype=np.float64)), float(correct[inside].mean())
+        bins.append(ReliabilityBin(low, high, int(inside.sum()), *means))
     return tuple(bins)
 
 
 def calibration_error(bins: tuple[ReliabilityBin, ...]) -> float:
     """Expected calibration error: the mean gap between confidence and accuracy, weighted by count."""
     gaps = [
-        part.count * abs(part.accuracy - part.confidence)
-        for part in bins
-        if part.accuracy is not None and part.confidence is not None
+        part.count * abs((part.accuracy or 0.0) - (part.confidence or 0.0)) for part in bins if part.count
     ]
     return sum(gaps) / sum(part.count for part in bins)
 
@@ -254,3 +241,42 @@ def softmax(scores: Array) -> Array:
 def log_probabilities(probabilities: Array) -> Array:
     """Logarithms of probabilities, float64, finite where a probability is zero."""
     return np.asarray(np.log(np.maximum(probabilities.astype(np.float64), SMALLEST_PROBABILITY)))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same ``n`` images.
+
+    ``difference`` is the second's accuracy minus the first's, ``interval`` its 95 % interval;
+    ``only_first`` and ``only_second`` count the images that one of them alone predicted correctly;
+    ``p_value`` is that of McNemar's exact test.
+    """
+
+    n: int
+    only_first: int
+    only_second: int
+    difference: float
+    interval: Interval
+    p_value: float
+
+
+def compare(first_correct: Array, second_correct: Array) -> Comparison:
+    """Compare two models by which of the same images each predicted correctly, bool (n,).
+
+    The interval is that of Bonett and Price, which holds for few disagreements too.
+    """
+    n = len(first_correct)
+    only_first = int((first_correct & ~second_correct).sum())
+    only_second = int((second_correct & ~first_correct).sum())
+    gain, loss = (only_second + 1) / (n + 2), (only_first + 1) / (n + 2)
+    half = Z95 * math.sqrt((gain + loss - (gain - loss) ** 2) / (n + 2))
+    interval = (max(-1.0, gain - loss - half), min(1.0, gain - loss + half))
+    p_value = mcnemar_exact(only_first, only_second)
+    return Comparison(n, only_first, only_second, (only_second - only_first) / n, interval, p_value)
+
+
+def mcnemar_exact(only_first: int, only_second: int) -> float:
+    """Two-sided p-value of McNemar's exact test: are the disagreements split like fair coin tosses?"""
+    n = only_first + only_second
+    tail = sum(math.comb(n, heads) for heads in range(min(only_first, only_second) + 1))
+    return float(min(1.0, 2 * tail / 2**n))

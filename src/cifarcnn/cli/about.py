@@ -7,8 +7,8 @@ it. What a training then computes on is chosen in ``machine.devices``, with what
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+from cifarcnn.formatting import count
 from cifarcnn.machine import devices, kerassettings
-from cifarcnn.wording import count
 
 NAMES = {"keras": "Keras", "tensorflow": "TensorFlow", "jax": "JAX"}
 """Packages as their makers spell them."""

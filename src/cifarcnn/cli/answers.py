@@ -4,6 +4,7 @@ Each function shows all outcomes as they come, and returns how many pictures cou
 """
 
 import csv
+import itertools
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,6 @@ from cifarcnn.cli import console
 from cifarcnn.prediction.picturefiles import Failure
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from cifarcnn.prediction.predict import Outcome, Prediction, Predictions
 
 WIDEST_NAME, WIDEST_CLASS = 48, 24
@@ -77,17 +76,17 @@ def show_csv(predictions: "Predictions", threshold: float | None) -> int:
     ranks = [f"{column}{place}" for place in places for column in ("prediction", "probability")]
     unsure = [] if threshold is None else ["unsure"]
     writer.writerow(["path", "error", *unsure, *ranks, "ood_score", "is_ood"])
-    empty = [""] * (len(unsure + ranks) + 2)
     failed = 0
+    cells: list[object]
     for outcome in predictions:
         if isinstance(outcome, Failure):
             failed += 1
-            writer.writerow([console.text(outcome.path), console.text(outcome.error), *empty])
-            continue
-        doubt = [] if threshold is None else [int(outcome.is_unsure(threshold))]
-        cells = [cell for ranked in outcome.top for cell in (ranked.label, f"{ranked.probability:.6f}")]
-        none = "" if outcome.is_ood is None else int(outcome.is_ood)
-        writer.writerow([console.text(outcome.path), "", *doubt, *cells, f"{outcome.ood_score:.6f}", none])
+            error, cells = console.text(outcome.error), [""] * (len(unsure + ranks) + 2)
+        else:
+            error, cells = "", [int(outcome.is_unsure(threshold)) for _ in unsure]
+            cells += [cell for ranked in outcome.top for cell in (ranked.label, f"{ranked.probability:.6f}")]
+            cells += [f"{outcome.ood_score:.6f}", "" if outcome.is_ood is None else int(outcome.is_ood)]
+        writer.writerow([console.text(outcome.path), error, *cells])
     return failed
 
 
@@ -96,9 +95,8 @@ def _marks(outcome: "Prediction", threshold: float | None) -> list[str]:
     return ["unsure"] * outcome.is_unsure(threshold) + [OOD] * bool(outcome.is_ood)
 
 
-def _padded(label: str, width: int) -> str:
-    """A class's name in so many columns; longer names stay whole."""
-    shown = console.printable(label)
+def _padded(shown: str, width: int) -> str:
+    """Fill a text up to so many columns; a longer one stays whole."""
     return shown + " " * (width - cell_len(shown))
 
 
@@ -113,16 +111,15 @@ def show_table(predictions: "Predictions", threshold: float | None) -> int:
             failed += 1
             line = f"[red]cannot be read: {escape(console.printable(outcome.error))}[/]"
         else:
-            best, *others = outcome.top
-            marks = _marks(outcome, threshold)
-            runners_up = ", ".join(
-                f"{escape(console.printable(other.label))} {other.probability:.1%}" for other in others
+            best, *others = (
+                (console.printable(ranked.label), f"{ranked.probability:.1%}") for ranked in outcome.top
             )
+            marks = _marks(outcome, threshold)
             style = "yellow" if marks else "bold"
-            line = f"[{style}]{escape(_padded(best.label, widest))}[/] {best.probability:>6.1%}  {runners_up}"
+            line = f"[{style}]{escape(_padded(best[0], widest))}[/] {best[1]:>6}  "
+            line += escape(", ".join(map(" ".join, others)))
             line += f"  [yellow]{', '.join(marks)}[/]" if marks else ""
-        gap = " " * (2 + max(0, width - cell_len(name)))
-        console.stdout.print(f"{escape(name + gap)}{line}", soft_wrap=True)
+        console.stdout.print(f"{escape(_padded(name, width))}  {line}", soft_wrap=True)
     return failed
 
 
@@ -133,37 +130,30 @@ def show_thumbnails(predictions: "Predictions", threshold: float | None) -> int:
     from cifarcnn.cli import halfblocks
 
     failed = 0
-    width = console.stdout.width - halfblocks.COLUMNS - 2
     for outcome in predictions:
+        thumbnail: list[Text] = []
         words = [Text(console.printable(outcome.path), "bold")]
         if isinstance(outcome, Failure):
             failed += 1
             words.append(Text(f"cannot be read: {console.printable(outcome.error)}", "red"))
-            thumbnail = []
         else:
             thumbnail = halfblocks.lines(outcome.pixels)
             marks = _marks(outcome, threshold)
-            words += [
-                _bar(ranked.label, ranked.probability, "yellow" if marks else "green")
-                for ranked in outcome.top
-            ]
+            for ranked in outcome.top:
+                filled = round(ranked.probability * BAR)
+                bar = Text("━" * filled, "yellow" if marks else "green")
+                bar.append("━" * (BAR - filled), "bright_black")
+                words.append(
+                    Text(f"{_padded(console.printable(ranked.label), 10)} {ranked.probability:>6.1%} ") + bar
+                )
             words.append(Text(", ".join(marks), "yellow"))
-        for place in range(max(len(words), len(thumbnail))):
-            left = thumbnail[place] if place < len(thumbnail) else Text(" " * halfblocks.COLUMNS)
-            right = words[place] if place < len(words) else Text()
-            right.truncate(width, overflow="ellipsis")
-            console.stdout.print(Text.assemble(left, "  ", right), no_wrap=True)
+        empty = Text(" " * halfblocks.COLUMNS)
+        for left, right in itertools.zip_longest(thumbnail, words):
+            line = right or Text()
+            line.truncate(console.stdout.width - halfblocks.COLUMNS - 2, overflow="ellipsis")
+            console.stdout.print(Text.assemble(left or empty, "  ", line), no_wrap=True)
         console.stdout.print()
     return failed
-
-
-def _bar(label: str, probability: float, style: str) -> "Text":
-    """A class, how probable it is, and a bar as long as that."""
-    from rich.text import Text
-
-    filled = round(probability * BAR)
-    bar = Text("━" * filled, style) + Text("━" * (BAR - filled), "bright_black")
-    return Text(f"{_padded(label, 10)} {probability:>6.1%} ") + bar
 
 
 WAYS = {

@@ -39,11 +39,20 @@ class Stderr(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
+class Stdout(Console):
+    """A console for results, which stay plain text in a pipe whatever FORCE_COLOR says."""
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether people read it."""
+        return self.file.isatty()
+
+
 # Rich would print nothing at all in no columns.
 if os.environ.get("COLUMNS") == "0":
     del os.environ["COLUMNS"]
 # Else Rich would make a picture of ``:cat:`` in a file name.
-stdout = Console(highlight=False, emoji=False)
+stdout = Stdout(highlight=False, emoji=False)
 stderr = Stderr(stderr=True, highlight=False, emoji=False)
 
 printable, text = names.printable, names.text

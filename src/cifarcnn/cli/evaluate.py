@@ -1,7 +1,8 @@
 """``cifarcnn evaluate``: measure models on labelled images, and show the figures in 80 columns."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.box import SIMPLE_HEAD
@@ -11,17 +12,16 @@ from rich.text import Text
 
 from cifarcnn.cli import console
 from cifarcnn.cli.options import images_option, json_option, precision_option
+from cifarcnn.formatting import percent
 from cifarcnn.models.modelfile import BATCH_SIZE, display_name
-from cifarcnn.wording import percent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from cifarcnn.evaluation.comparison import Comparison
     from cifarcnn.evaluation.evaluate import Evaluation
     from cifarcnn.evaluation.precisions import Precision
     from cifarcnn.evaluation.robustness import Robustness
-    from cifarcnn.metrics import Interval, Metrics
+    from cifarcnn.metrics import Comparison, Interval, Metrics
 
 
 MATRIX_CLASSES, TABLE_CLASSES = 12, 40
@@ -118,112 +118,100 @@ def evaluate(
             f"--figures, --report and --corruptions show one model, but {len(models)} were given; evaluate "
             "them one by one"
         )
-    if corruptions:
-        if tta or report or precision != "float32":
-            raise click.UsageError("--corruptions cannot be given with --tta, --report or --precision auto")
-        _corruptions(models[0], split, path, severities, limit, batch_size, figures, as_json)
-        return
-    if severities or limit:
+    if corruptions and (tta or report or precision != "float32"):
+        raise click.UsageError("--corruptions cannot be given with --tta, --report or --precision auto")
+    if (severities or limit) and not corruptions:
         raise click.UsageError("--severity and --limit belong to --corruptions; add it")
     from cifarcnn.evaluation import evaluate as evaluation
+    from cifarcnn.evaluation import robustness
+    from cifarcnn.evaluation.corruptions import SEVERITIES
     from cifarcnn.figures import presentation
 
-    with console.Display() as on_event:
-        results = [
-            evaluation.evaluate(
-                model,
-                split=split,
-                data=path,
-                batch_size=batch_size,
-                tta=tta,
-                precision=precision,
-                on_event=on_event,
+    common: dict[str, Any] = {"split": split, "data": path, "batch_size": batch_size}
+    written: list[Path] = []
+    if corruptions:
+        with console.Display() as on_event:
+            measured = robustness.evaluate_corruptions(
+                models[0], **common, severities=severities or SEVERITIES, limit=limit, on_event=on_event
             )
-            for model in models
-        ]
+        if as_json:
+            console.emit_json(measured.as_document())
+        else:
+            _show_robustness(measured)
+        written += [presentation.write_corruptions(measured, figures)] if figures else []
+    else:
+        with console.Display() as on_event:
+            results = [
+                evaluation.evaluate(model, **common, tta=tta, precision=precision, on_event=on_event)
+                for model in models
+            ]
+        _show_results(results, as_json)
+        # Last, so that a directory that cannot be written to costs no figure.
+        written += presentation.write_figures(results[0], figures, worst) if figures else []
+        written += [presentation.write_report(results[0], report, worst)] if report else []
+    for file in written:
+        console.note(f"wrote {file}")
+
+
+def _show_results(results: "list[Evaluation]", as_json: bool) -> None:
+    """Show the figures of one model, or several and their comparison."""
+    from cifarcnn.evaluation import evaluate as evaluation
+
     comparisons = [evaluation.compare(results[0], other) for other in results[1:]]
-    if comparisons and as_json:
+    if as_json and comparisons:
         console.emit_json(evaluation.comparison_document(results, comparisons))
-    elif comparisons:
-        _show_comparison(results, comparisons)
     elif as_json:
         console.emit_json(results[0].as_document())
+    elif comparisons:
+        _show_comparison(results, comparisons)
     else:
         _show(results[0])
-    # Last, so that a directory that cannot be written to costs no figure.
-    if figures:
-        for picture in presentation.write_figures(results[0], figures, worst):
-            console.note(f"wrote {picture}")
-    if report:
-        console.note(f"wrote {presentation.write_report(results[0], report, worst)}")
 
 
-def _corruptions(
-    model: Path,
-    split: str | None,
-    path: Path | None,
-    severities: tuple[int, ...],
-    limit: int | None,
-    batch_size: int,
-    figures: Path | None,
-    as_json: bool,
-) -> None:
-    """Measure one model on corrupted images."""
-    from cifarcnn.evaluation import corruptions, robustness
+def _table(first: str, *headings: str) -> Table:
+    """A table whose first column is words, and all others figures."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
 
-    with console.Display() as on_event:
-        result = robustness.evaluate_corruptions(
-            model,
-            split=split,
-            data=path,
-            severities=severities or corruptions.SEVERITIES,
-            limit=limit,
-            batch_size=batch_size,
-            on_event=on_event,
-        )
-    if as_json:
-        console.emit_json(result.as_document())
-    else:
-        _show_robustness(result)
-    if figures:
-        from cifarcnn.figures import robustness as chart
 
-        console.note(f"wrote {chart.write(result, figures)}")
+def _headline(model: Path, what: str, source: str) -> None:
+    """Print what was measured on what."""
+    name, source = (escape(console.printable(text)) for text in (display_name(model), source))
+    console.stdout.print(f"[bold]{name}[/] on {what} images from {source}", soft_wrap=True)
 
 
 def _show_robustness(result: "Robustness") -> None:
     """Print accuracy by corruption and severity, then the means and calibration errors."""
     from cifarcnn.evaluation.corruptions import MISSING
 
-    show = console.stdout.print
-    name, source = (escape(console.printable(text)) for text in (display_name(result.model), result.source))
-    show(f"[bold]{name}[/] on {result.n:,} corrupted {result.split} images from {source}", soft_wrap=True)
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("accuracy at severity", no_wrap=True)
-    for heading in (*map(str, result.severities), "mean", "ECE"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    def shares(values: "Iterable[float]") -> list[str]:
+        return [f"{value:.1%}" for value in values]
+
+    _headline(result.model, f"{result.n:,} corrupted {result.split}", result.source)
+    table = _table("accuracy at severity", *map(str, result.severities), "mean", "ECE")
     for corruption in dict.fromkeys(score.corruption for score in result.scores):
         scores = [score for score in result.scores if score.corruption == corruption]
-        accuracy, ece = (
-            sum(values) / len(scores) for values in ([s.accuracy for s in scores], [s.ece for s in scores])
-        )
-        cells = (f"{share:.1%}" for share in (*(score.accuracy for score in scores), accuracy, ece))
-        table.add_row(corruption.replace("_", " "), *cells)
+        accuracies = [score.accuracy for score in scores]
+        means = fmean(accuracies), fmean(score.ece for score in scores)
+        table.add_row(corruption.replace("_", " "), *shares((*accuracies, *means)))
     table.add_section()
-    accuracies, errors = zip(*(result.mean(it) for it in (*result.severities, None)), strict=True)
-    table.add_row("mean", *(f"{share:.1%}" for share in (*accuracies, errors[-1])), style="bold")
-    table.add_row("calibration error", *(f"{share:.1%}" for share in errors), "")
+    accuracies, errors = map(
+        list, zip(*(result.mean(severity) for severity in (*result.severities, None)), strict=True)
+    )
+    table.add_row("mean", *shares((*accuracies, errors[-1])), style="bold")
+    table.add_row("calibration error", *shares(errors), "")
     console.stdout.print(table, crop=False)
     clean = f"{percent(result.clean.accuracy)} accuracy, {percent(result.clean.ece)} calibration error (ECE)"
-    show(f"\nclean images: {clean}\nmissing of CIFAR-10-C: {', '.join(MISSING)}")
+    console.stdout.print(f"\nclean images: {clean}\nmissing of CIFAR-10-C: {', '.join(MISSING)}")
 
 
 def _show(result: "Evaluation") -> None:
     """Print the figures of one model for people."""
     show = console.stdout.print
-    name = escape(console.printable(display_name(result.model)))
-    source = escape(console.printable(result.images.source))
-    show(f"[bold]{name}[/] on {result.metrics.n:,} {result.split} images from {source}", soft_wrap=True)
+    _headline(result.model, f"{result.metrics.n:,} {result.split}", result.images.source)
     show(_summary(result))
     classes = [console.printable(name) for name in result.classes]
     shown = sorted(range(len(classes)), key=lambda label: result.metrics.per_class[label].f1)
@@ -245,25 +233,21 @@ def _show(result: "Evaluation") -> None:
 def _summary(result: "Evaluation") -> Table:
     from cifarcnn.evaluation import evaluate as evaluation
 
-    figures = result.metrics
+    figures, plain = result.metrics, result.uncalibrated
+    with_, loss, ece = "", "", ""
+    if plain and result.temperature:
+        with_ = f" with temperature {result.temperature:.3f}"
+        loss, ece = f", {plain.loss:.4f} without", f", {percent(plain.ece)} without"
     rows = [
         ("accuracy", _accuracy(figures)),
-        ("loss", f"{figures.loss:.4f}"),
+        ("loss", f"{figures.loss:.4f}{with_}{loss}"),
         ("top-2, top-5", f"{percent(figures.top2)}, {percent(figures.top5)}"),
-        ("calibration error", percent(figures.ece)),
+        ("calibration error", f"{percent(figures.ece)}{with_}{ece}"),
         ("speed", f"{result.images_per_second:,.0f} images/s ({result.seconds:.1f} s)"),
     ]
-    if result.uncalibrated and result.temperature:
-        before = f"temperature {result.temperature:.3f}"
-        rows[1] = ("loss", f"{figures.loss:.4f} with {before}, {result.uncalibrated.loss:.4f} without")
-        rows[3] = (
-            "calibration error",
-            f"{percent(figures.ece)} with {before}, {percent(result.uncalibrated.ece)} without",
-        )
     if result.ood_false_positive_rate is not None:
-        rows.append(
-            ("false positives", f"{percent(result.ood_false_positive_rate)} marked as out of distribution")
-        )
+        marked = f"{percent(result.ood_false_positive_rate)} marked as out of distribution"
+        rows.append(("false positives", marked))
     if result.differing is not None:
         rows.append((result.precision, f"{result.differing:,} predictions differ from float32"))
     rows += [(evaluation.VIEWS[name], _accuracy(averaged)) for name, averaged in result.averaged.items()]
@@ -274,10 +258,7 @@ def _summary(result: "Evaluation") -> Table:
 
 
 def _per_class(figures: "Metrics", classes: "Sequence[str]", labels: "Sequence[int]") -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("class")
-    for heading in ("precision", "recall", "F1", "images"):
-        table.add_column(heading, justify="right")
+    table = _table("class", "precision", "recall", "F1", "images")
     for label in labels:
         score = figures.per_class[label]
         shares = (percent(share) for share in (score.precision, score.recall, score.f1))
@@ -292,23 +273,15 @@ def _confusion(figures: "Metrics", classes: "Sequence[str]") -> Table:
     breaks the lines, but no column is left out.
     """
     least = 6 * len(classes) + 10
-    table = Table(
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        padding=0,
-        width=least if console.stdout.width < least else None,
-    )
+    width = least if console.stdout.width < least else None
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=0, width=width)
     table.add_column("", no_wrap=True)
     for name in classes:
         table.add_column(escape(name[:5]), justify="right", no_wrap=True, min_width=5)
     for label, row in enumerate(figures.confusion.tolist()):
-        cells = []
-        for prediction, count in enumerate(row):
-            if prediction == label:
-                style = "green"
-            else:
-                style = "bold red" if count and count >= 0.05 * sum(row) else "dim"
-            cells.append(Text(str(count) if count else "·", style))
+        styles = ["bold red" if count and count >= 0.05 * sum(row) else "dim" for count in row]
+        styles[label] = "green"
+        cells = [Text(str(count) if count else "·", style) for count, style in zip(row, styles, strict=True)]
         table.add_row(escape(classes[label]), *cells)
     return table
 
@@ -321,10 +294,7 @@ def _show_comparison(results: list["Evaluation"], comparisons: list["Comparison"
     show(f"{len(results)} models on the same {results[0].metrics.n:,} {results[0].split} images")
     for number, result in enumerate(results, 1):
         show(f"  [bold]{number}[/]  {escape(console.printable(display_name(result.model)))}", soft_wrap=True)
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("model")
-    for heading in ("accuracy", "95 % interval", "loss", "calibration error", "images/s"):
-        table.add_column(heading, justify="right")
+    table = _table("model", "accuracy", "95% interval", "loss", "calibration error", "images/s")
     for number, result in enumerate(results, 1):
         figures = result.metrics
         table.add_row(
@@ -336,23 +306,19 @@ def _show_comparison(results: list["Evaluation"], comparisons: list["Comparison"
             f"{result.images_per_second:,.0f}",
         )
     show(table)
-    averaged = [
-        f"  {number}  {evaluation.VIEWS[name]}: {_accuracy(figures)}"
-        for number, result in enumerate(results, 1)
-        for name, figures in result.averaged.items()
-    ]
-    for line in averaged:
-        show(line)
+    for number, result in enumerate(results, 1):
+        for name, figures in result.averaged.items():
+            show(f"  {number}  {evaluation.VIEWS[name]}: {_accuracy(figures)}")
     for number, other in enumerate(comparisons, 2):
         low, high = (100 * bound for bound in other.interval)
         change = f"{100 * other.difference:+.2f} points"
-        show(f"\n{number} against 1: {change} (95 % interval {low:+.2f} to {high:+.2f})")
+        show(f"\n{number} against 1: {change} (95% interval {low:+.2f} to {high:+.2f})")
         show(f"  correct in {number} alone: {other.only_second:,}; correct in 1 alone: {other.only_first:,}")
         show(f"  McNemar's exact test: p = {other.p_value:.2g}")
 
 
 def _accuracy(figures: "Metrics") -> str:
-    return f"{percent(figures.accuracy)} (95 % interval {_interval(figures.accuracy_interval)})"
+    return f"{percent(figures.accuracy)} (95% interval {_interval(figures.accuracy_interval)})"
 
 
 def _interval(interval: "Interval") -> str:

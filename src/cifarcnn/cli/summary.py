@@ -13,7 +13,7 @@ from cifarcnn import architectures, config
 from cifarcnn.cli import console
 from cifarcnn.cli.options import complete_architecture, complete_file, json_option
 from cifarcnn.expectations import Expectation
-from cifarcnn.wording import count, duration, percent
+from cifarcnn.formatting import count, duration, percent
 
 if TYPE_CHECKING:
     from cifarcnn.models.summaries import ExportSummary, Recipe, Summary

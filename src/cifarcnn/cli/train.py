@@ -14,8 +14,8 @@ from cifarcnn import config
 from cifarcnn.cli import console
 from cifarcnn.cli.options import GroupedCommand, images_option, json_option, quiet_option, setting_options
 from cifarcnn.events import ignore
+from cifarcnn.formatting import count
 from cifarcnn.training.cluster import WAIT_SECONDS
-from cifarcnn.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable

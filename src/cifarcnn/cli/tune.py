@@ -12,7 +12,7 @@ from cifarcnn import config
 from cifarcnn.cli import console, table
 from cifarcnn.cli.options import images_option, json_option, quiet_option, setting_options
 from cifarcnn.events import ignore
-from cifarcnn.wording import count
+from cifarcnn.formatting import count
 
 if TYPE_CHECKING:
     from cifarcnn.training.tune import TuneResult

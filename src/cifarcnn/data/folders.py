@@ -15,7 +15,7 @@ from cifarcnn.data.cifar10 import CLASSES, IMAGE_SHAPE, Bytes, Images, Split, la
 from cifarcnn.data.classnames import class_of, folded, labels_among, normal, some
 from cifarcnn.errors import DataError, ImageError, UsageError
 from cifarcnn.events import Note, OnEvent, Transfer, ignore
-from cifarcnn.wording import count
+from cifarcnn.formatting import count
 
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",

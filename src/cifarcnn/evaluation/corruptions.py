@@ -3,11 +3,9 @@
 The constants are those of the authors' ``make_cifar_c.py`` (github.com/hendrycks/robustness). Each image
 draws from a generator of its own, seeded by corruption, severity and its index, so that results repeat
 whatever the batches. ``frost`` is missing: it needs the authors' photographs of frost. Filters that they
-took from OpenCV, SciPy, scikit-image and ImageMagick are written in NumPy, so pixels differ a little from the
-published files.
-
-Each function takes images, float32 (n, side, side, 3) of 0 to 1, the constants of a severity, and a generator
-per image, and returns images that may exceed 0 to 1.
+took from OpenCV, SciPy, scikit-image and ImageMagick are written in NumPy, so pixels differ a little from
+the published files. Each function takes images, float32 (n, side, side, 3) of 0 to 1, the constants of a
+severity, and a generator per image, and returns images that may exceed 0 to 1.
 """
 
 import io

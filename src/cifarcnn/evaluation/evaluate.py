@@ -1,7 +1,4 @@
-"""Evaluation: run models on labelled images, gather their figures, compare them.
-
-The figures are computed in ``metrics`` and drawn by ``figures.presentation``.
-"""
+"""Evaluation: run models on labelled images, gather their figures, compare them."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -14,10 +11,9 @@ from cifarcnn import metrics
 from cifarcnn.data import cifar10, sources
 from cifarcnn.data.cifar10 import Split
 from cifarcnn.errors import UsageError
-from cifarcnn.evaluation import comparison, ood, precisions
-from cifarcnn.evaluation.comparison import Comparison
+from cifarcnn.evaluation import ood, precisions
 from cifarcnn.events import Note, OnEvent, ignore
-from cifarcnn.metrics import Array, Metrics
+from cifarcnn.metrics import Array, Comparison, Metrics
 from cifarcnn.models import modelfile
 from cifarcnn.models.modelfile import HeldOut
 
@@ -31,15 +27,11 @@ class Evaluation:
     """One model on one set of images.
 
     ``probabilities``, float (n, classes), and ``metrics`` are scaled by ``temperature`` where the model has
-    one; ``uncalibrated`` then holds the figures without it, else None. ``averaged`` holds the figures of
-    test-time augmentation by name, and is empty unless it was asked for. ``seconds`` is the time of the
-    plain pass over all images, after the network was compiled. ``data`` is where the user said the images
-    are, None if they were found. ``first_kernel`` is the colour kernel
-    (height, width, 3, filters) of the first layer that has one, else None. ``metadata`` is what is stored
-    with the model, empty for a file that plain Keras wrote. ``ood_false_positive_rate`` is the
-    share of the images that ``predict`` would mark as out of distribution; None where the model has no limit.
-    ``precision`` is that of the figures, and ``differing`` counts the predictions that float32 would change;
-    None where it is float32.
+    one; ``uncalibrated`` then holds the figures without it. ``averaged`` holds the figures of test-time
+    augmentation by name. ``seconds`` is the time of the plain pass, without compilation. ``data`` is where
+    the user said the images are. ``first_kernel`` is the first colour kernel (height, width, 3, filters).
+    ``ood_false_positive_rate`` is the share of the images that ``predict`` would mark as out of distribution.
+    ``differing`` counts the predictions that float32 would change, where ``precision`` is another.
     """
 
     model: Path
@@ -70,30 +62,22 @@ class Evaluation:
 
     def as_document(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
-        figures = self.metrics
+        names, figures = self.classes, asdict(self.metrics)
+        per_class = zip(names, figures.pop("per_class"), strict=True)
         return {
             "schema": 1,
             "model": modelfile.display_name(self.model),
             "split": self.split,
-            "classes": list(self.classes),
-            "n": figures.n,
-            "accuracy": figures.accuracy,
-            "loss": figures.loss,
-            "per_class": [
-                {"class": name, **asdict(score)}
-                for name, score in zip(self.classes, figures.per_class, strict=True)
-            ],
-            "confusion_matrix": figures.confusion.tolist(),
+            "classes": list(names),
+            **{name: figures[name] for name in ("n", "accuracy", "loss")},
+            "per_class": [{"class": name, **score} for name, score in per_class],
+            "confusion_matrix": figures.pop("confusion").tolist(),
             "source": self.images.source,
-            "accuracy_interval": list(figures.accuracy_interval),
-            "top2": figures.top2,
-            "top5": figures.top5,
-            "ece": figures.ece,
-            "reliability": [asdict(part) for part in figures.bins],
+            "reliability": figures.pop("bins"),
+            **figures,
             "most_confused": [
-                asdict(pair)
-                | {"label": self.classes[pair.label], "prediction": self.classes[pair.prediction]}
-                for pair in figures.most_confused
+                pair | {"label": names[pair["label"]], "prediction": names[pair["prediction"]]}
+                for pair in figures["most_confused"]
             ],
             "temperature": self.temperature,
             "ood_false_positive_rate": self.ood_false_positive_rate,
@@ -108,12 +92,7 @@ class Evaluation:
 
 def _brief(figures: Metrics) -> dict[str, Any]:
     """The figures that a variant of an evaluation reports beside the plain ones."""
-    return {
-        "accuracy": figures.accuracy,
-        "accuracy_interval": list(figures.accuracy_interval),
-        "loss": figures.loss,
-        "ece": figures.ece,
-    }
+    return {name: getattr(figures, name) for name in ("accuracy", "accuracy_interval", "loss", "ece")}
 
 
 def evaluate(
@@ -210,12 +189,19 @@ def load(
     Raises:
         UsageError, ModelError, DataError: as ``evaluate``.
     """
-    # A wrong request should fail before the seconds that loading a network takes.
     held_out = None
     if split == "validation" and "validation" not in sources.splits(data):
+        # A wrong request should fail before the seconds that loading a network takes.
         held_out = _held_out(path)
     loaded = modelfile.load(path)
-    images = _load_images(loaded, split, held_out, data, on_event)
+    images = sources.load("train" if held_out else split, data, on_event, classes=loaded.classes)
+    if held_out:
+        if images.sha256() != held_out.sha256:
+            raise UsageError(
+                f"the model {path} was trained on other images than those of {images.source}, so its "
+                "validation images are not among them; give the data it was trained on with --data"
+            )
+        images = held_out.among(images)
     on_event(Note(loaded.inference()))
     for text in loaded.warnings:
         on_event(Note(f"warning: {text}"))
@@ -238,31 +224,14 @@ def _timed(model: modelfile.Model, images: Array, batch_size: int) -> tuple[Arra
 def _held_out(path: Path) -> HeldOut:
     """Read from a model which images its training held out."""
     held_out = modelfile.held_out(modelfile.read_metadata(path))
+    problem = ""
     if held_out is None or held_out.sha256 is None:
-        raise UsageError(
-            f"the model {path} does not say which images its training held out; evaluate it with --split test"
-        )
-    if held_out.size == 0:
-        raise UsageError(
-            f"the model {path} was trained on all training images, none was held out; "
-            "evaluate it with --split test"
-        )
+        problem = "does not say which images its training held out"
+    elif held_out.size == 0:
+        problem = "was trained on all training images, none was held out"
+    if held_out is None or problem:
+        raise UsageError(f"the model {path} {problem}; evaluate it with --split test")
     return held_out
-
-
-def _load_images(
-    model: modelfile.Model, split: Split, held_out: HeldOut | None, data: str | Path | None, on_event: OnEvent
-) -> cifar10.Images:
-    """The images of a split, or those of the training images that were held out."""
-    if held_out is None:
-        return sources.load(split, data, on_event, classes=model.classes)
-    train = sources.load("train", data, on_event, classes=model.classes)
-    if train.sha256() != held_out.sha256:
-        raise UsageError(
-            f"the model {model.path} was trained on other images than those of {train.source}, so its "
-            "validation images are not among them; give the data it was trained on with --data"
-        )
-    return held_out.among(train)
 
 
 def _augmented_views(
@@ -275,28 +244,22 @@ def _augmented_views(
     border is filled by reflection. The results (n, classes) are not normalised.
     """
 
-    def mean_with_mirror(view: Array, scores: Array) -> Array:
-        mirrored = model.probabilities(view[:, :, ::-1], batch_size)
-        return (scores + metrics.log_probabilities(mirrored)) / 2
+    def scores(view: Array) -> Array:
+        return metrics.log_probabilities(model.probabilities(view, batch_size))
 
-    flip = mean_with_mirror(images, metrics.log_probabilities(plain))
+    flip = (metrics.log_probabilities(plain) + scores(images[:, :, ::-1])) / 2
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
-    shifted = []
-    for offset in (0, 2):
-        view = padded[:, offset : offset + 32, offset : offset + 32]
-        scores = metrics.log_probabilities(model.probabilities(view, batch_size))
-        shifted.append(mean_with_mirror(view, scores))
-    return {"flip": flip, "flip_shift": flip / 2 + (shifted[0] + shifted[1]) / 4}
+    views = [padded[:, offset : offset + 32, offset : offset + 32] for offset in (0, 2)]
+    first, second = ((scores(view) + scores(view[:, :, ::-1])) / 2 for view in views)
+    return {"flip": flip, "flip_shift": flip / 2 + (first + second) / 4}
 
 
 def _first_kernel(model: modelfile.Model) -> Array | None:
     """The first convolution kernel that sees colours; None also for an exported model, which shows none."""
     if model.format is not None:
         return None
-    for variable in model.keras.variables:
-        if len(variable.shape) == 4 and variable.shape[2] == 3:
-            return np.asarray(variable, np.float32)
-    return None
+    kernels = (kernel for kernel in model.keras.variables if len(kernel.shape) == 4 and kernel.shape[2] == 3)
+    return next((np.asarray(kernel, np.float32) for kernel in kernels), None)
 
 
 def compare(first: Evaluation, second: Evaluation) -> Comparison:
@@ -311,22 +274,16 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
             "compare them with --split test"
         )
     labels = first.images.labels
-    return comparison.compare(
-        first.probabilities.argmax(axis=1) == labels, second.probabilities.argmax(axis=1) == labels
-    )
+    return metrics.compare(*(one.probabilities.argmax(axis=1) == labels for one in (first, second)))
 
 
 def comparison_document(evaluations: list[Evaluation], comparisons: list[Comparison]) -> dict[str, Any]:
     """Several evaluations as JSON can hold them, with each one's comparison with the first."""
+    documents = [evaluation.as_document() for evaluation in evaluations]
+    first, *others = (document["model"] for document in documents)
+    pairs = zip(others, comparisons, strict=True)
     return {
         "schema": 1,
-        "models": [evaluation.as_document() for evaluation in evaluations],
-        "comparisons": [
-            {
-                "first": modelfile.display_name(evaluations[0].model),
-                "second": modelfile.display_name(other.model),
-                **asdict(found),
-            }
-            for other, found in zip(evaluations[1:], comparisons, strict=True)
-        ],
+        "models": documents,
+        "comparisons": [{"first": first, "second": second, **asdict(found)} for second, found in pairs],
     }

@@ -1,9 +1,7 @@
 """Out-of-distribution score: how little a picture looks like any of the classes that a model knows.
 
-The score is the entropy of the calibrated probabilities, divided by its largest value, the logarithm of the
-number of classes: 0 when one class is certain, 1 when all are equally likely. The limit is the score that
-5 % of the validation images exceed. Of pictures that show something else only some exceed it: the mark says
-that a prediction means little, its absence proves nothing.
+It is the entropy of the calibrated probabilities over its largest value: 0 when one class is certain, 1 when
+all are equally likely. The limit is the score that 5 % of the validation images exceed.
 """
 
 import math
@@ -24,24 +22,13 @@ FALSE_POSITIVE_RATE = 0.05
 
 
 def scores(probabilities: Array) -> Array:
-    """Score pictures, 0 (one class is certain) to 1 (all are as likely).
-
-    Args:
-        probabilities: float (n, classes), calibrated where the model knows its temperature.
-
-    Returns:
-        float64 (n,).
-    """
+    """Score pictures by their calibrated probabilities (n, classes); float64 (n,)."""
     logarithms = metrics.log_probabilities(probabilities)
     return np.asarray(0.0 - (probabilities * logarithms).sum(axis=1) / math.log(probabilities.shape[1]))
 
 
 def fit_limit(probabilities: Array) -> float:
-    """Find the limit that marks 5 % of these images.
-
-    Args:
-        probabilities: float (n, classes), calibrated, of images of the classes that no weight was fitted to.
-    """
+    """Find the limit that marks 5 % of these images, to which no weight was fitted."""
     return float(np.quantile(scores(probabilities), 1 - FALSE_POSITIVE_RATE))
 
 

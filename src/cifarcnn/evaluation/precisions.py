@@ -15,12 +15,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 def lower(model: Model, precision: Precision, on_event: OnEvent) -> Model | None:
-    """Return a copy of a Keras model that computes in bfloat16; None where float32 is all there is.
-
-    Args:
-        model: the model.
-        precision: "float32" never asks for a copy, "auto" where the hardware computes bfloat16 natively.
-        on_event: told why there is none.
+    """Copy a Keras model so that it computes in bfloat16; None where float32 is asked for, or all there is.
 
     Raises:
         UsageError: the precision is unknown.
@@ -29,14 +24,14 @@ def lower(model: Model, precision: Precision, on_event: OnEvent) -> Model | None
         raise UsageError(f"--precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
     if precision == "float32":
         return None
-    if model.format is not None:
-        on_event(Note(f"precision: float32 ({model.name} is a LiteRT model; only Keras models have others)"))
-        return None
     from cifarcnn.machine import backend, devices
 
-    choice = devices.choose(backend.hardware())
-    if choice.precision != "mixed_bfloat16":
-        on_event(Note(f"precision: float32 ({choice.reason})"))
+    why = f"{model.name} is a LiteRT model; only Keras models have others"
+    if model.format is None:
+        choice = devices.choose(backend.hardware())
+        why = "" if choice.precision == "mixed_bfloat16" else choice.reason
+    if why:
+        on_event(Note(f"precision: float32 ({why})"))
         return None
     on_event(Note("precision: bfloat16; float32 runs beside it to count the predictions that differ"))
     return dataclasses.replace(model, network=in_bfloat16(model.keras))

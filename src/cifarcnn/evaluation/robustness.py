@@ -57,21 +57,17 @@ class Robustness:
 
     def as_document(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
-
-        def brief(accuracy: float, ece: float) -> dict[str, float]:
-            return {"accuracy": accuracy, "ece": ece}
-
+        kinds = {severity: self.mean(severity) for severity in (None, *self.severities)}
+        means = {key: {"accuracy": accuracy, "ece": ece} for key, (accuracy, ece) in kinds.items()}
         return {
             "schema": 1,
             "model": modelfile.display_name(self.model),
             "split": self.split,
             "source": self.source,
             "n": self.n,
-            "clean": brief(self.clean.accuracy, self.clean.ece),
-            "mean": brief(*self.mean()),
-            "by_severity": [
-                {"severity": severity, **brief(*self.mean(severity))} for severity in self.severities
-            ],
+            "clean": {"accuracy": self.clean.accuracy, "ece": self.clean.ece},
+            "mean": means[None],
+            "by_severity": [{"severity": severity, **means[severity]} for severity in self.severities],
             "corruptions": [asdict(score) for score in self.scores],
             "missing": list(corruptions.MISSING),
         }
@@ -102,8 +98,10 @@ def evaluate_corruptions(
         raise UsageError(f"--severity is {wrong[0] if wrong else 'empty'}; expected 1 to 5")
     split = choose_split(split, data, on_event)
     loaded, images = load(modelfile.resolve(Path(model)), split, data, on_event)
-    if limit is not None:
-        images = _first(images, limit)
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit is {limit}; expected 1 or more")
+    if limit is not None and limit < len(images):
+        images = images.at(stratified_split(images.labels, limit, 0)[1])
     pairs = [(name, severity) for name in CORRUPTIONS for severity in sorted(set(severities))]
     total = len(images) * (1 + len(pairs))
     clean = _score(loaded, images, None, batch_size)
@@ -113,15 +111,6 @@ def evaluate_corruptions(
         scores.append(_score(loaded, images, pair, batch_size))
     on_event(PicturesDone(total, total))
     return Robustness(loaded.path, split, images.source, len(images), clean, tuple(scores))
-
-
-def _first(images: Images, limit: int) -> Images:
-    """Take so many images, in equal shares of all classes."""
-    if limit < 1:
-        raise UsageError(f"--limit is {limit}; expected 1 or more")
-    if limit >= len(images):
-        return images
-    return images.at(stratified_split(images.labels, limit, 0)[1])
 
 
 def _score(model: Model, images: Images, pair: tuple[str, int] | None, batch_size: int) -> Score:

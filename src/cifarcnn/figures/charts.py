@@ -1,8 +1,4 @@
-"""The charts: learning curves, confusion matrix, reliability diagram.
-
-Each function draws one figure, as a file or as SVG for the report (see ``style.figure``), and returns it.
-Pictures made of images stand in ``galleries``.
-"""
+"""The charts. Each function draws one figure, as a file or as SVG for the report, and returns it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +7,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from cifarcnn import metrics
+from cifarcnn.figures.grid import drawable
 from cifarcnn.figures.style import LIGHT, Theme, figure
-from cifarcnn.figures.text import drawable
+from cifarcnn.formatting import count as counted
+from cifarcnn.formatting import percent
 from cifarcnn.metrics import Array, ReliabilityBin
-from cifarcnn.wording import count as counted
-from cifarcnn.wording import percent
+from cifarcnn.models.modelfile import display_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from cifarcnn.evaluation.robustness import Robustness
 
 Target = Path | BinaryIO
 PANELS = {
@@ -212,4 +211,25 @@ def reliability(bins: Sequence[ReliabilityBin], target: Target, *, theme: Theme 
         lower.yaxis.set_major_formatter("{x:,.0f}")
         for axes in (upper, lower):
             axes.grid(axis="y")
+    return drawn
+
+
+def corruptions(result: "Robustness", target: Target) -> "Figure":
+    """Draw accuracy by corruption and severity as a heat map."""
+    rows: dict[str, list[float]] = {}
+    for score in result.scores:
+        rows.setdefault(score.corruption.replace("_", " "), []).append(100 * score.accuracy)
+    with figure(target, 3.6 + 0.8 * len(result.severities), 6) as drawn:
+        axes = drawn.subplots()
+        cells = np.array(list(rows.values()), float)
+        image = axes.imshow(cells, cmap="Blues_r", vmin=0, vmax=100, aspect="auto")
+        for (row, column), value in np.ndenumerate(cells):
+            color = LIGHT.ink if float(value) > 55 else LIGHT.ground
+            axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=color)
+        axes.set_xticks(range(len(result.severities)), map(str, result.severities))
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set(xlabel="severity")
+        title = f"{display_name(result.model)}: {result.mean()[0]:.1%} on corrupted,\n"
+        axes.set_title(f"{title}{result.clean.accuracy:.1%} on {result.n:,} clean images", fontsize=11)
+        drawn.colorbar(image, label="accuracy (%)")
     return drawn

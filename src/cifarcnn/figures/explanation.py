@@ -1,9 +1,4 @@
-"""What in a picture speaks for the predicted class, found by covering parts of it: an occlusion map.
-
-Square patches in the picture's own mean colour are laid over one place after the other; where the logit of
-the predicted class falls, something mattered. This takes nothing but probabilities, so it serves any model
-file, and what it finds can be repeated by hand with a paintbrush.
-"""
+"""Occlusion maps: where covering a picture by patches of its mean colour lowers the logit of its class."""
 
 import dataclasses
 import functools
@@ -16,16 +11,16 @@ import numpy as np
 
 from cifarcnn import metrics, names
 from cifarcnn.data import images
-from cifarcnn.data.cifar10 import CLASSES, Bytes
+from cifarcnn.data.cifar10 import Bytes
 from cifarcnn.data.images import SIDE, Resize
 from cifarcnn.errors import FigureError, UsageError
 from cifarcnn.figures import grid, sheet
 from cifarcnn.figures.style import LIGHT
+from cifarcnn.formatting import short_percent
 from cifarcnn.metrics import Array
 from cifarcnn.models.modelfile import Model
 from cifarcnn.prediction import picturefiles
 from cifarcnn.prediction.picturefiles import Failure
-from cifarcnn.wording import short_percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -64,11 +59,8 @@ Box = tuple[int, int, int, int]
 class Occlusion:
     """What covering parts of a picture does to one class's logit, relative to the mean of all others.
 
-    Attributes:
-        fall: float (height, width), how far the logit falls on average when a place is covered.
-        before: the logit of the whole picture.
-        after: the lowest logit with one patch of 8x8 pixels covered.
-        left, top: where that patch is.
+    ``fall``, float (height, width), is how far the logit falls on average when a place is covered; ``before``
+    the logit of the whole picture, ``after`` the lowest with one 8x8 patch covered, at ``left`` and ``top``.
     """
 
     fall: Array
@@ -150,10 +142,7 @@ def check_apart(directory: Path, pictures: "Collection[str]", pages: "Collection
     # None of them need be there yet.
     taken = {os.path.realpath(target).casefold() for target in targets}
     if page := next((page for page in pages if os.path.realpath(page).casefold() in taken), None):
-        raise UsageError(
-            f"{page} would be both an explanation and a page of the sheet; give the sheet another name with "
-            "--output"
-        )
+        raise UsageError(f"{page} would also be an explanation; give the sheet another name with --output")
 
 
 def _places(directory: Path) -> "Callable[[str], Path]":
@@ -168,8 +157,8 @@ def drawn(answers: "Iterable[Outcome]", model: Model, directory: Path, resize: R
     Args:
         answers: predictions that keep their pictures, and failures, of which nothing is drawn.
         model: the model that predicted.
-        directory: gets ``<name>-explained.png`` of each picture, and is made if it is missing; existing files
-            are replaced. A second picture of the same name gets ``<name>-2-explained.png``.
+        directory: gets ``NAME-explained.png`` of each picture, or ``NAME-2-explained.png`` of a second one of
+            that name, and is made if it is missing; existing files are replaced.
         resize: how the pictures became square.
 
     Raises:
@@ -195,7 +184,7 @@ def _explained(prediction: "Prediction", model: Model, path: Path, resize: Resiz
         raise ValueError("the prediction kept no picture; ask for `look`")
     size = prediction.picture.size
     window = images.place_in_fit(size) if resize == "fit" else (0, 0, SIDE, SIDE)
-    label = getattr(model, "classes", CLASSES).index(prediction.top[0].label)
+    label = model.classes.index(prediction.top[0].label)
     found = occlusion(model, prediction.pixels, label, window)
     sheet.save(page(prediction, prediction.picture, found, resize), path, "--explain", format="PNG")
     return dataclasses.replace(prediction, explained=path)
@@ -210,22 +199,21 @@ def page(prediction: "Prediction", picture: "Image.Image", found: Occlusion, res
     # Panoramas would make a page that is all width.
     right, below = (0, 1) if picture.width > 2 * picture.height else (1, 0)
     left, top = GAP + right * (picture.width + GAP), GAP + below * (picture.height + GAP)
+    end, bottom = left + picture.width, top + picture.height
     # Large pages are looked at from afar.
-    size = max(grid.TEXT, (left + picture.width) // 70)
-    paper_size = (left + picture.width + 2 * GAP + SCALE_WIDTH + 3 * size, top + picture.height + 6 * size)
-    paper = Image.new("RGB", paper_size, LIGHT.ground)
+    size = max(grid.TEXT, end // 70)
+    paper = Image.new("RGB", (end + 2 * GAP + SCALE_WIDTH + 3 * size, bottom + 6 * size), LIGHT.ground)
     pen = ImageDraw.Draw(paper)
     paper.paste(picture, (GAP, GAP))
     paper.paste(laid_over(picture, found, resize), (left, top))
     scale = _colors(np.linspace(1, 0, picture.height))[:, None].repeat(SCALE_WIDTH, axis=1)
-    scale_left = left + picture.width + GAP
-    paper.paste(Image.fromarray(scale), (scale_left, top))
+    paper.paste(Image.fromarray(scale), (end + GAP, top))
     for share, anchor in ((0, "ld"), (0.5, "lm"), (1, "la")):
-        place = (scale_left + SCALE_WIDTH + 6, top + round((1 - share) * picture.height))
+        place = (end + GAP + SCALE_WIDTH + 6, bottom - round(share * picture.height))
         text = f"{share * found.full_color:.1f}"
         grid.write(pen, place, text, 4 * size, LIGHT.soft, size=size, anchor=anchor)
     for number, line in enumerate(_caption(prediction, found)):
-        place = (GAP, top + picture.height + size // 2 + number * size * 3 // 2)
+        place = (GAP, bottom + size // 2 + number * size * 3 // 2)
         color = LIGHT.soft if number else LIGHT.ink
         grid.write(pen, place, line, paper.width - 2 * GAP, color, size=size, bold=number == 0)
     return paper
@@ -233,19 +221,16 @@ def page(prediction: "Prediction", picture: "Image.Image", found: Occlusion, res
 
 def _caption(prediction: "Prediction", found: Occlusion) -> tuple[str, str, str]:
     """Say what is explained, what the strongest patch was measured to do, and what the colours mean."""
-    best = prediction.top[0]
-    patch = f"{OUTLINED}x{OUTLINED} patch"
-    strongest = f"no {patch} that was covered lowers the logit of {best.label} by {FAINTEST} or more"
+    best, path = prediction.top[0], names.printable(prediction.path)
+    patch, logit = f"{OUTLINED}x{OUTLINED} patch", f"the logit of {best.label}"
+    strongest = f"no {patch} that was covered lowers {logit} by {FAINTEST} or more"
     if found.strongest >= FAINTEST:
         before, after = round(found.before, 1), round(found.after, 1)
         change = f"by {before - after:.1f}, from {before} to {after}"
-        strongest = f"covering the outlined {patch} lowers the logit of {best.label} {change}"
+        strongest = f"covering the outlined {patch} lowers {logit} {change}"
     patches = " and ".join(f"{side}x{side}" for side in PATCHES)
-    return (
-        f"{best.label} {short_percent(best.probability)}   {names.printable(prediction.path)}",
-        strongest,
-        f"colour: fall of the logit of {best.label} where a place is covered (mean over {patches} patches)",
-    )
+    colors = f"colour: fall of {logit} where a place is covered (mean over {patches} patches)"
+    return f"{best.label} {short_percent(best.probability)}   {path}", strongest, colors
 
 
 def laid_over(picture: "Image.Image", found: Occlusion, resize: Resize) -> "Image.Image":

@@ -1,8 +1,4 @@
-"""Pictures made of a data set's images: worst mistakes, sample predictions, filters, augmented samples.
-
-Every image is enlarged by a whole factor with its pixels repeated, so that what stands in the file is the
-data set's image itself, without blur.
-"""
+"""Grids of a data set's images, enlarged by whole factors: mistakes, samples, filters, augmentation."""
 
 import math
 from collections.abc import Sequence
@@ -14,8 +10,8 @@ from cifarcnn import metrics
 from cifarcnn.figures import grid
 from cifarcnn.figures.grid import Line, Tile
 from cifarcnn.figures.style import LIGHT
+from cifarcnn.formatting import count as counted
 from cifarcnn.metrics import Array
-from cifarcnn.wording import count as counted
 
 BOX = 192
 """Six pixels for each of an image."""
@@ -24,15 +20,15 @@ BOX = 192
 def worst_mistakes(
     images: Array, labels: Array, probabilities: Array, classes: Sequence[str], path: Path, count: int = 10
 ) -> None:
-    """Draw the wrongly classified images of largest loss, worst first.
+    """Draw up to ``count`` wrongly classified images of largest loss, worst first, as a PNG file.
 
     Args:
         images: uint8 (n, 32, 32, 3).
         labels: int (n,), the true classes.
         probabilities: float (n, classes).
         classes: the names of the classes.
-        path: the PNG file to write.
-        count: how many to show at most, 1 to 1000.
+        path: the file.
+        count: 1 to 1000.
     """
     chosen = metrics.worst_mistakes(probabilities, labels, count).tolist()
     tiles = [_tile(images, labels, probabilities, classes, index) for index in chosen]
@@ -68,12 +64,7 @@ def _tile(images: Array, labels: Array, probabilities: Array, classes: Sequence[
 
 
 def first_layer_filters(kernel: Array, path: Path) -> None:
-    """Draw the colour filters of a first convolution.
-
-    Args:
-        kernel: float (height, width, 3, filters). All filters share one scale; mid-grey is weight zero.
-        path: the PNG file to write.
-    """
+    """Draw the colour filters of a first convolution (height, width, 3, filters); mid-grey is weight zero."""
     from PIL import Image
 
     largest = max(float(np.abs(kernel).max()), 1e-12)
@@ -95,10 +86,7 @@ def first_layer_filters(kernel: Array, path: Path) -> None:
 def augmented_sheet(images: Array, path: Path) -> None:
     """Draw what the network sees while it trains.
 
-    Args:
-        images: uint8, (rows, columns, 32, 32, 3): each row is one training image, first as it is, then as
-            the network sees it in one epoch after the other.
-        path: the PNG file to write.
+    Each row of ``images``, uint8 (rows, columns, 32, 32, 3), is a training image, then its epochs' views.
     """
     from PIL import Image
 

@@ -1,24 +1,30 @@
-"""Pictures in rows, each with lines of text and bars below it: contact sheets, mistakes, samples, filters."""
+"""Pictures in rows, with lines of text and bars below them, drawn with Pillow."""
 
+import bisect
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifarcnn.figures.style import LIGHT
-from cifarcnn.figures.text import drawable, font, shortened, wrapped
+from cifarcnn.formatting import short_percent
 from cifarcnn.machine import files
-from cifarcnn.wording import short_percent
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
+    from PIL.ImageFont import FreeTypeFont, ImageFont
 
 PALE, PINK, RED = "#e2e2e2", "#faf4f4", "#b2181c"
 GAP, LINE, TEXT, TITLE = 20, 19, 13, 20
 HEADER = 70
 NARROWEST = 460
 """Pixels; below this width a title would be dots."""
+
+NONCHARACTER = "\uffff"
+"""What no typeface has a shape for."""
 
 
 @dataclass(frozen=True)
@@ -85,20 +91,13 @@ def _draw_tile(
         y = top + box + 6 + number * LINE
         if line.probability is None:
             write(pen, (left, y), line.text, box, line.color, bold=line.bold)
-        else:
-            _draw_bar(pen, line, line.probability, left, y, box)
-
-
-def _draw_bar(
-    pen: "ImageDraw.ImageDraw", line: Line, probability: float, left: int, top: int, box: int
-) -> None:
-    """Draw a class, a bar as long as it is probable, and the percentage."""
-    start, end = left + 82, left + box - 54
-    write(pen, (left, top), line.text, 78, line.color)
-    pen.rectangle((start, top + 4, end, top + 13), fill=PALE)
-    if filled := round(probability * (end - start)):
-        pen.rectangle((start, top + 4, start + filled, top + 13), fill=line.color)
-    write(pen, (left + box, top), short_percent(probability), 52, anchor="ra")
+            continue
+        start, end = left + 82, left + box - 54
+        write(pen, (left, y), line.text, 78, line.color)
+        pen.rectangle((start, y + 4, end, y + 13), fill=PALE)
+        if filled := round(line.probability * (end - start)):
+            pen.rectangle((start, y + 4, start + filled, y + 13), fill=line.color)
+        write(pen, (left + box, y), short_percent(line.probability), 52, anchor="ra")
 
 
 def write(
@@ -138,3 +137,58 @@ def save(picture: "Image.Image", path: Path, **settings: Any) -> None:
     """
     with files.replacing(path) as aside:
         picture.save(aside, **settings)
+
+
+@functools.cache
+def font(size: int, bold: bool = False) -> "FreeTypeFont | ImageFont":
+    """Return DejaVu Sans in a size in pixels; without Matplotlib's copy, Pillow's own Latin typeface."""
+    from PIL import ImageFont
+
+    # Found without importing Matplotlib, which takes longer than drawing the text.
+    found = find_spec("matplotlib")
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        file = Path(folder, "mpl-data", "fonts", "ttf", f"DejaVuSans{'-Bold' if bold else ''}.ttf")
+        if file.is_file():
+            return ImageFont.truetype(file, size, layout_engine=ImageFont.Layout.BASIC)
+    return ImageFont.load_default(size)
+
+
+def drawable(text: str) -> str:
+    """Escape what the typeface would draw as an empty box, so that different names look different."""
+    return text if text.isascii() else "".join(map(_drawable, text))
+
+
+@functools.cache
+def _drawable(character: str) -> str:
+    mask = font(16).getmask
+    missing = bytes(mask(character)) == bytes(mask(NONCHARACTER))
+    return character.encode("unicode_escape").decode() if missing else character
+
+
+def shortened(text: str, width: int, size: int, bold: bool = False) -> str:
+    """Leave out the middle of a text that is wider than ``width`` pixels; names differ at their ends."""
+    measure = font(size, bold).getlength
+    # Nothing that long fits, and measuring it would take long.
+    text = text if len(text) <= 2 * width else f"{text[:width]}{text[-width:]}"
+    if measure(text) <= width:
+        return text
+
+    def without_middle(kept: int) -> str:
+        return f"{text[: kept // 2]}…{text[len(text) - (kept - kept // 2) :]}"
+
+    fits = bisect.bisect(range(len(text)), width, key=lambda kept: math.ceil(measure(without_middle(kept))))
+    return without_middle(max(0, fits - 1))
+
+
+def wrapped(text: str, width: int, lines: int, size: int) -> list[str]:
+    """Break a text into at most so many lines of at most ``width`` pixels."""
+    measure = font(size).getlength
+    broken: list[str] = []
+    for word in text.split():
+        if broken and measure(f"{broken[-1]} {word}") <= width:
+            broken[-1] += f" {word}"
+        else:
+            broken.append(shortened(word, width, size))
+    if len(broken) > lines:
+        broken[lines - 1 :] = [shortened(" ".join(broken[lines - 1 :]), width, size)]
+    return broken

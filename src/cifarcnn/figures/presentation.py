@@ -1,8 +1,4 @@
-"""Everything shown of a model or a run: pictures and the page, made from results and what a run left on disk.
-
-How each picture looks stands in ``charts`` and ``galleries``, the page in ``report``; the figures themselves
-come from ``evaluation``. What keeps one from being drawn or written is a ``FigureError``.
-"""
+"""The pictures and the page of a model or a run, made from results and what a run left on disk."""
 
 import contextlib
 import dataclasses
@@ -15,31 +11,26 @@ from typing import TYPE_CHECKING, Any
 from cifarcnn import config, metrics
 from cifarcnn.data.cifar10 import CLASSES, Images
 from cifarcnn.errors import FigureError, RunError, UsageError, reason
+from cifarcnn.formatting import percent
 from cifarcnn.machine import files
 from cifarcnn.metrics import Array, Metrics
 from cifarcnn.models import modelfile
 from cifarcnn.runs.progress import METRICS, read_table
 from cifarcnn.runs.run import RunDirectory, resume_command
-from cifarcnn.wording import percent
 
 if TYPE_CHECKING:
     from cifarcnn.evaluation.evaluate import Evaluation
+    from cifarcnn.evaluation.robustness import Robustness
 
 WORST = 20
 Facts = dict[str, Mapping[str, Any]]
 
 
 def write_figures(evaluation: "Evaluation", directory: Path, worst: int = 10) -> list[Path]:
-    """Draw an evaluation into a directory, which is made if it is missing.
+    """Draw an evaluation into a directory, which is made if it is missing, and return the files written.
 
-    Args:
-        evaluation: what to draw.
-        directory: gets ``confusion.png``, ``reliability.png``, ``mistakes.png``, ``samples.png`` and, of a
-            network that begins with a convolution, ``filters.png``.
-        worst: how many mistakes the gallery shows, 1 to 1000.
-
-    Returns:
-        The files written.
+    They are ``confusion.png``, ``reliability.png``, ``mistakes.png`` (so many of the worst), ``samples.png``
+    and, of a network that begins with a convolution, ``filters.png``.
 
     Raises:
         UsageError: the number of mistakes is impossible.
@@ -49,13 +40,11 @@ def write_figures(evaluation: "Evaluation", directory: Path, worst: int = 10) ->
         raise UsageError(f"cannot show {worst} mistakes in one picture; expected 1 to 1000")
     from cifarcnn.figures import charts, galleries
 
-    images, figures = evaluation.images, evaluation.metrics
-    classes = _classes(images)
+    images, figures, classes = evaluation.images, evaluation.metrics, evaluation.classes
     subject = (images.images, images.labels, evaluation.probabilities, classes)
     names = ("confusion.png", "reliability.png", "mistakes.png", "samples.png", "filters.png")
     paths = [directory / name for name in names]
-    with _writing("the figures", directory, "choose another directory with --figures"):
-        directory.mkdir(parents=True, exist_ok=True)
+    with _into(directory, "the figures", "--figures"):
         charts.confusion_matrix(figures.confusion, classes, paths[0])
         charts.reliability(figures.bins, paths[1])
         galleries.worst_mistakes(*subject, paths[2], worst)
@@ -66,18 +55,24 @@ def write_figures(evaluation: "Evaluation", directory: Path, worst: int = 10) ->
     return paths
 
 
+def write_corruptions(result: "Robustness", directory: Path) -> Path:
+    """Draw ``corruptions.png`` into a directory: accuracy by corruption and severity.
+
+    Raises:
+        FigureError: it cannot be drawn or written.
+    """
+    from cifarcnn.figures import charts
+
+    path = directory / "corruptions.png"
+    with _into(directory, "the figures", "--figures"):
+        charts.corruptions(result, path)
+    return path
+
+
 def write_report(evaluation: "Evaluation", directory: Path, worst: int = WORST) -> Path:
     """Write ``report.html`` about an evaluation into a directory, which is made if it is missing.
 
-    Of a model that lies in its run directory, the page shows the training too.
-
-    Args:
-        evaluation: what to report.
-        directory: where to.
-        worst: how many mistakes the page shows.
-
-    Returns:
-        The file written.
+    It shows so many of the worst mistakes and, of a model in its run directory, the training too.
 
     Raises:
         RunError: the run's own files are damaged.
@@ -90,8 +85,7 @@ def write_report(evaluation: "Evaluation", directory: Path, worst: int = WORST) 
     command = ["cifarcnn", "evaluate", name, "--split", evaluation.split]
     command += [] if evaluation.data is None else ["--data", evaluation.data]
     command += ["--tta"] * bool(evaluation.averaged)
-    with _writing("the report", directory, "choose another directory with --report"):
-        directory.mkdir(parents=True, exist_ok=True)
+    with _into(directory, "the report", "--report"):
         return _write_page(
             directory / "report.html",
             f"{name} on {evaluation.metrics.n:,} {evaluation.split} images",
@@ -106,13 +100,7 @@ def write_report(evaluation: "Evaluation", directory: Path, worst: int = WORST) 
 def write_run_report(run: RunDirectory, validation: Images | None, data: str | None = None) -> Path:
     """Write ``report.html`` about a training into its run directory: its best model on its validation images.
 
-    Args:
-        run: the run directory, with everything that a training leaves in it.
-        validation: the images held out; without any, the page shows the training alone.
-        data: where the user said the data set is.
-
-    Returns:
-        The file written.
+    Without validation images the page shows the training alone; ``data`` is where the user said they are.
 
     Raises:
         RunError: the run's files are missing or damaged.
@@ -132,8 +120,9 @@ def write_run_report(run: RunDirectory, validation: Images | None, data: str | N
         title = f"{title} on {len(validation):,} validation images"
     place = [] if data is None else ["--data", data]
     commands = [*commands, shlex.join(["cifarcnn", "evaluate", str(run.best), *place])]
-    advice = f"the run is finished; make room, then: {resume_command(run.path)}"
-    with _writing("the report", run.path, advice):
+    with _writing(
+        "the report", run.path, f"the run is finished; make room, then: {resume_command(run.path)}"
+    ):
         return _write_page(run.report, title, measured, facts, commands, epochs)
 
 
@@ -146,10 +135,10 @@ def redraw(
     classes: Sequence[str] = CLASSES,
     best_epoch: int | None = None,
 ) -> dict[str, Path]:
-    """Draw the pictures of a training that is under way, each whole or not at all.
+    """Draw ``curves.png`` and, with validation images, ``confusion.png`` of a training that is under way.
 
     Args:
-        run: gets ``curves.png`` and, with validation images, ``confusion.png``.
+        run: the run directory.
         rows: the completed epochs, at least one, as ``charts.learning_curves`` takes them.
         probabilities: float (n, classes), the predictions on the validation images; None without any.
         labels: int (n,), their classes.
@@ -183,6 +172,14 @@ def _writing(what: str, directory: Path, advice: str) -> Iterator[None]:
         raise FigureError(f"cannot write {what} to {directory}: {reason(problem)}; {advice}") from problem
 
 
+@contextlib.contextmanager
+def _into(directory: Path, what: str, option: str) -> Iterator[None]:
+    """Make a directory to write to."""
+    with _writing(what, directory, f"choose another directory with {option}"):
+        directory.mkdir(parents=True, exist_ok=True)
+        yield
+
+
 def _write_page(
     path: Path,
     title: str,
@@ -198,7 +195,7 @@ def _write_page(
     subject = None
     if measured:
         images, probabilities, figures = measured
-        subject = report.Subject(images.images, images.labels, probabilities, figures, _classes(images))
+        subject = report.Subject(images.images, images.labels, probabilities, figures, images.classes)
     validated = [row for row in epochs if row["val_accuracy"] is not None]
     # The first of equals, as a training chooses its best model.
     best = max(validated, key=lambda row: row["val_accuracy"], default={}).get("epoch")
@@ -206,10 +203,6 @@ def _write_page(
     # Names of files may hold bytes that are no UTF-8.
     files.write_bytes(path, text.encode("utf-8", "backslashreplace"))
     return path
-
-
-def _classes(images: Images) -> Sequence[str]:
-    return getattr(images, "classes", CLASSES)
 
 
 def _read_run(

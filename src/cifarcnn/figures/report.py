@@ -1,8 +1,4 @@
-"""The report: one self-contained HTML page about a trained or evaluated network.
-
-The page loads nothing: its images are one embedded PNG, its charts embedded SVG, and its content security
-policy forbids every request. How it looks stands in ``report.html``.
-"""
+"""The report: one HTML page about a network, which loads nothing. How it looks stands in ``report.html``."""
 
 import base64
 import functools
@@ -18,8 +14,8 @@ import numpy as np
 from cifarcnn import metrics
 from cifarcnn.figures import charts
 from cifarcnn.figures.style import DARK, LIGHT
+from cifarcnn.formatting import percent, short_percent
 from cifarcnn.metrics import Array, Metrics
-from cifarcnn.wording import percent, short_percent
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -1,8 +1,4 @@
-"""A contact sheet of predictions: every picture with its classes, on pages, written while they come.
-
-A page holds the pictures' small copies alone, so a sheet takes the memory of one page however many pictures
-there are; a PDF, one file of all pages, takes that of all.
-"""
+"""A contact sheet of predictions, on pages that are written while the predictions come."""
 
 import math
 from pathlib import Path
@@ -13,11 +9,11 @@ from cifarcnn.errors import FigureError, UsageError, reason
 from cifarcnn.figures import grid
 from cifarcnn.figures.grid import Line, Tile
 from cifarcnn.figures.style import LIGHT
+from cifarcnn.formatting import count
 from cifarcnn.machine import files
 from cifarcnn.prediction import picturefiles
 from cifarcnn.prediction.picturefiles import Failure
 from cifarcnn.prediction.predict import LOOK_FOR_SHEET
-from cifarcnn.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -138,19 +134,18 @@ class Sheet:
             self._tiles, self.title, ", ".join(facts), columns=COLUMNS, box=BOX, lines=self.lines
         )
         self._tiles = []
-        form = FORMATS[self.path.suffix.lower()]
-        if form != "PDF":
+        form, path = FORMATS[self.path.suffix.lower()], self.path
+        settings: dict[str, Any] = {"quality": 90}
+        if form == "PDF":
+            self._pages.append(page)
+            if number < pages:
+                return
+            page, *others = self._pages
+            settings = {"save_all": True, "append_images": others, "resolution": 96}
+        else:
             path = places(self.path, self.shown)[number - 1]
-            save(page, path, "--output", format=form, quality=90)
-            self.written.append(path)
-            return
-        self._pages.append(page)
-        if number == pages:
-            first, *others = self._pages
-            save(
-                first, self.path, "--output", format=form, save_all=True, append_images=others, resolution=96
-            )
-            self.written.append(self.path)
+        save(page, path, "--output", format=form, **settings)
+        self.written.append(path)
 
 
 def save(picture: "Image.Image", path: Path, option: str, **settings: Any) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cifarcnn import wording
+from cifarcnn import formatting
 from cifarcnn.errors import UsageError
 
 # The processor features with which a CPU computes bfloat16 products itself: x86 and Arm names.
@@ -108,7 +108,7 @@ def choose(
         return _on_cpu(hardware, precision, count or 1, warning)
     numbers = _gpu_numbers(hardware, device, match[1], count)
     if numbers[-1] >= len(hardware.gpus):
-        found = f"{hardware.backend} found {wording.count(len(hardware.gpus), 'usable GPU')}"
+        found = f"{hardware.backend} found {formatting.count(len(hardware.gpus), 'usable GPU')}"
         if len(numbers) > 1:
             raise UsageError(f"devices is {len(numbers)}, but {found}; expected at most so many")
         raise UsageError(f"device is {device!r}, but {found}, counted from gpu:0")
@@ -135,7 +135,7 @@ def _on_cpu(hardware: Hardware, precision: str, count: int, warning: str | None)
         precision, why = "mixed_bfloat16", f"the CPU computes bfloat16 natively ({', '.join(native)})"
     else:
         precision, why = "float32", "the CPU does not compute bfloat16 natively"
-    shown = wording.count(hardware.cpus, "core")
+    shown = formatting.count(hardware.cpus, "core")
     if count > 1:
         shown += f" as {count} devices, which is slower than one"
     jit, steps = (True, 1) if hardware.backend == "jax" else (False, CPU_STEPS_PER_CALL)

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from cifarcnn.errors import CifarCNNError, ModelError, first_line
+from cifarcnn.formatting import count
 from cifarcnn.machine import backend, devices
 from cifarcnn.metrics import Array
 from cifarcnn.models import modelguard, pretrained
 from cifarcnn.models.modelguard import LARGEST_ACTIVATION, MOST_PARAMETERS
-from cifarcnn.wording import count
 
 SUFFIX = ".tflite"
 MARK = b"TFL3"

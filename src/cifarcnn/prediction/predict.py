@@ -1,7 +1,4 @@
-"""Prediction: picture files in, ranked classes out, in batches.
-
-How a picture is read stands in ``data.images``, how a model is asked in ``models.modelfile``.
-"""
+"""Prediction: picture files in, ranked classes out, in batches."""
 
 import itertools
 import os
@@ -49,8 +46,8 @@ DEFAULT_VIEWS = 4
 def framings(resize: Resize, views: int) -> tuple[Resize, ...]:
     """Return the ways in which a picture is made square for so many views.
 
-    One view is the picture made square by ``resize``; two are that and its mirror image; four add both of
-    the middle square (``crop``), or, where that is ``resize`` itself, of the whole picture (``squash``).
+    Two views are the picture and its mirror image; four add both of the middle square (``crop``) or, where
+    that is ``resize`` itself, of the whole picture (``squash``).
     """
     if views < 4:
         return (resize,)
@@ -76,7 +73,7 @@ class Prediction:
         is_ood: whether it probably shows none of them; None where the model has no limit.
         pixels: uint8 (32, 32, 3), what the network saw in the first view.
         picture: a copy for people, upright RGB at its own proportions; kept with ``look`` alone.
-        explained: the file that shows what mattered, where ``explanation.drawn`` drew one.
+        explained: the file of the occlusion map, where one was drawn.
     """
 
     path: str
@@ -157,14 +154,14 @@ def predict(
         UsageError: a setting is impossible, or no picture was named.
         ModelError: there is no usable model.
     """
-    if top_k < 1:
-        raise UsageError(f"--top-k is {top_k}; expected 1 or more")
-    if batch_size < 1:
-        raise UsageError(f"--batch-size is {batch_size}; expected 1 or more")
-    if resize not in RESIZES:
-        raise UsageError(f"--resize is {resize!r}; expected one of {', '.join(RESIZES)}")
-    if views not in VIEWS:
-        raise UsageError(f"--views is {views}; expected one of {', '.join(map(str, VIEWS))}")
+    for option, value, possible, expected in (
+        ("--top-k", top_k, top_k >= 1, "1 or more"),
+        ("--batch-size", batch_size, batch_size >= 1, "1 or more"),
+        ("--resize", resize, resize in RESIZES, f"one of {', '.join(RESIZES)}"),
+        ("--views", views, views in VIEWS, f"one of {', '.join(map(str, VIEWS))}"),
+    ):
+        if not possible:
+            raise UsageError(f"{option} is {value!r}; expected {expected}")
     named = [paths] if isinstance(paths, str | Path) else paths
     sources = [source for path in named for source in expand(os.fspath(path), recursive)]
     if not sources:
@@ -179,10 +176,9 @@ def predict(
         batch_size = min(batch_size, max(modelguard.SMALLEST_BATCH, LOOKS // (3 * look * look)))
     lower = precisions.lower(model, precision, on_event)
     limit = ood.limit(model.metadata, model.path)
-    work = _Work(
-        model, lower, min(top_k, len(model.classes)), resize, views, batch_size, look, limit, on_event
-    )
-    return Predictions(model, names, work.top_k, _stream(sources, work))
+    top_k = min(top_k, len(model.classes))
+    work = _Work(model, lower, top_k, resize, views, batch_size, look, limit, on_event)
+    return Predictions(model, names, top_k, _stream(sources, work))
 
 
 @dataclass(frozen=True)
@@ -227,9 +223,13 @@ def _stream(sources: list[str | Failure], work: _Work) -> Iterator[Outcome]:
             following = _submit(pool, remaining, work)
             outcomes = [pending if isinstance(pending, Failure) else pending.result() for pending in batch]
             read = [outcome for outcome in outcomes if isinstance(outcome, _Read)]
-            rows, changed = _probabilities(read, work)
-            differing += changed
-            predictions = _ranked(read, rows, work)
+            predictions: Iterator[Prediction] = iter(())
+            if read:
+                rows = _probabilities(work.lower or work.model, read, work)
+                if work.lower:
+                    exact = _probabilities(work.model, read, work)
+                    differing += int((rows.argmax(axis=1) != exact.argmax(axis=1)).sum())
+                predictions = _ranked(read, rows, work)
             for outcome in outcomes:
                 yield outcome if isinstance(outcome, Failure) else next(predictions)
                 done += 1
@@ -250,30 +250,24 @@ class _Read:
     picture: "Image.Image | None"
 
 
-Pending = list["Future[_Read | Failure] | Failure"]
-"""Pictures that are being read, and those that have failed already."""
+def _submit(
+    pool: ThreadPoolExecutor, sources: Iterator[str | Failure], work: _Work
+) -> "list[Future[_Read | Failure] | Failure]":
+    """Start reading the next batch."""
 
+    def submitted(source: str | Failure) -> "Future[_Read | Failure] | Failure":
+        data = None
+        if isinstance(source, Failure):
+            return source
+        if source == STANDARD_INPUT:
+            # Read at once: Ctrl-C interrupts only what waits in the calling thread.
+            try:
+                data = _standard_input()
+            except OSError as problem:
+                return Failure(source, f"standard input cannot be read: {reason(problem).lower()}")
+        return pool.submit(_read, source, data, work)
 
-def _submit(pool: ThreadPoolExecutor, sources: Iterator[str | Failure], work: _Work) -> Pending:
-    """Start reading the next batch.
-
-    Standard input is read at once: Ctrl-C interrupts only what waits in the calling thread.
-    """
-    return [
-        source
-        if isinstance(source, Failure)
-        else _from_standard_input(pool, work)
-        if source == STANDARD_INPUT
-        else pool.submit(_read, source, None, work)
-        for source in itertools.islice(sources, work.batch_size)
-    ]
-
-
-def _from_standard_input(pool: ThreadPoolExecutor, work: _Work) -> "Future[_Read | Failure] | Failure":
-    try:
-        return pool.submit(_read, STANDARD_INPUT, _standard_input(), work)
-    except OSError as problem:
-        return Failure(STANDARD_INPUT, f"standard input cannot be read: {reason(problem).lower()}")
+    return [submitted(source) for source in itertools.islice(sources, work.batch_size)]
 
 
 def _standard_input() -> bytes:
@@ -297,20 +291,9 @@ def _read(path: str, data: bytes | None, work: _Work) -> _Read | Failure:
         return Failure(path, str(problem))
 
 
-def _probabilities(read: list[_Read], work: _Work) -> tuple[Array, int]:
-    """Ask the network about a batch: probabilities (n, classes), and how many are otherwise in float32."""
-    if not read:
-        return np.empty((0, len(work.model.classes)), np.float32), 0
-    pixels = np.stack([one.pixels for one in read])
-    rows = _averaged(work.model, pixels, work)
-    if work.lower is None:
-        return rows, 0
-    lower = _averaged(work.lower, pixels, work)
-    return lower, int((lower.argmax(axis=1) != rows.argmax(axis=1)).sum())
-
-
-def _averaged(model: Model, pixels: Bytes, work: _Work) -> Array:
-    """Average the log-probabilities over the views of pictures (n, framings, 32, 32, 3)."""
+def _probabilities(model: Model, read: list[_Read], work: _Work) -> Array:
+    """Average the log-probabilities over the views of a batch; (n, classes)."""
+    pixels = np.array([one.pixels for one in read])
     views = [pixels[:, framing] for framing in range(pixels.shape[1])]
     if work.views > 1:
         views += [view[:, :, ::-1] for view in views]

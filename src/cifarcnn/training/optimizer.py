@@ -9,7 +9,7 @@ import numpy.typing as npt
 from keras import ops
 
 from cifarcnn.config import Settings, resolution_of_epoch
-from cifarcnn.wording import count
+from cifarcnn.formatting import count
 
 
 def make(settings: Settings, rates: npt.NDArray[np.float32]) -> keras.optimizers.Optimizer:

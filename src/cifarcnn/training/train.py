@@ -24,6 +24,7 @@ from cifarcnn.errors import CifarCNNError, Interrupted, RunError, first_line
 from cifarcnn.evaluation import ood
 from cifarcnn.events import EpochDone, Event, Note, OnEvent, StepsDone, ignore
 from cifarcnn.figures import presentation
+from cifarcnn.formatting import count
 from cifarcnn.machine.signals import StopRequest
 from cifarcnn.models import modelfile
 from cifarcnn.runs import run
@@ -32,7 +33,6 @@ from cifarcnn.runs.run import Checkpoint, RunDirectory
 from cifarcnn.training import augment, distributed
 from cifarcnn.training.cluster import WAIT_SECONDS, Cluster
 from cifarcnn.training.setup import Setup, prepare, resumed_settings
-from cifarcnn.wording import count
 
 if TYPE_CHECKING:
     from cifarcnn.training.callbacks import TensorBoardLog

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from cifarcnn.config import Value
 from cifarcnn.errors import Interrupted, ModelError, RunError, UsageError, reason
 from cifarcnn.events import EpochDone, Event, Note, OnEvent, ignore
+from cifarcnn.formatting import count
 from cifarcnn.machine import locks
 from cifarcnn.runs import run
 from cifarcnn.runs.run import RunDirectory
 from cifarcnn.training import searchspace, seeds
 from cifarcnn.training.searchspace import Choices, Range, Search
-from cifarcnn.wording import count
 
 if TYPE_CHECKING:
     import optuna

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cifarcnn import wording
+from cifarcnn import formatting
 
 
 @pytest.mark.parametrize(
@@ -10,7 +10,7 @@ from cifarcnn import wording
 )
 def test_durations(seconds: float, text: str) -> None:
     """Seconds below a hundred, then minutes."""
-    assert wording.duration(seconds) == text
+    assert formatting.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ def test_durations(seconds: float, text: str) -> None:
 )
 def test_one_of_a_kind_is_no_plural(number: int, text: str) -> None:
     """All other numbers are."""
-    assert wording.count(number, "core") == text
+    assert formatting.count(number, "core") == text
 
 
 @pytest.mark.parametrize(
@@ -27,9 +27,9 @@ def test_one_of_a_kind_is_no_plural(number: int, text: str) -> None:
 )
 def test_a_short_percentage_is_never_rounded_to_certainty(share: float, text: str) -> None:
     """Neither to the impossible."""
-    assert wording.short_percent(share) == text
+    assert formatting.short_percent(share) == text
 
 
 def test_a_share_is_shown_in_percent() -> None:
     """With as many decimals as wanted."""
-    assert (wording.percent(0.83504), wording.percent(0.83504, 1)) == ("83.50%", "83.5%")
+    assert (formatting.percent(0.83504), formatting.percent(0.83504, 1)) == ("83.50%", "83.5%")
