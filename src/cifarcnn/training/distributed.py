@@ -55,11 +55,13 @@ class SingleDevice:
     Attributes:
         count: the number of devices, those of other workers included.
         is_chief: whether this process writes the run directory.
+        chief_name: what to call the process that does.
         gathers: whether ``fit`` cuts the images out of what ``hold`` was given; else the model does.
     """
 
     count = 1
     is_chief = True
+    chief_name = "this process"
     gathers = False
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
@@ -137,6 +139,7 @@ class Replicas(SingleDevice):
         self.strategy, self.cluster, self.steps_per_call = strategy, cluster, steps_per_call
         self.count = strategy.num_replicas_in_sync
         self.is_chief = cluster is None or cluster.chief
+        self.chief_name = cluster.name(0) if cluster else SingleDevice.chief_name
         self.devices: tuple[str, ...] = strategy.extended.worker_devices
         self.first = len(self.devices) * (cluster.index if cluster else 0)
         self._add = tf.function(

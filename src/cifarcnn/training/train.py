@@ -269,6 +269,8 @@ class Trainer:
         self.directory = RunDirectory(Path(document["directory"]))
         self.progress = Progress(**document["progress"])
         self.first_epoch = self.progress.epoch
+        if directory is None:
+            self.on_event(Note(f"run directory: {self.directory.path}, at {self.devices.chief_name}"))
         if self.progress.epoch or self.progress.step:
             for variable in self.models.state():
                 value = np.asarray(variable)
