@@ -1,8 +1,8 @@
 """The recipes: for each architecture, the settings with which it is trained, where they are not the defaults.
 
-``fast`` is ours, and nothing but defaults for an architecture that is not in its table; ``classic`` is what a
-network's author published, and there is none for the others. What the settings mean stands in
-``cifarcnn.config``, what the recipes were measured to reach in ``cifarcnn.expectations``.
+``fast`` is ours; ``finetune``, one for all, is for a trained network and few images; ``classic`` is what a
+network's author published. What the settings mean stands in ``cifarcnn.config``, what the recipes were
+measured to reach in ``cifarcnn.expectations``.
 """
 
 from collections.abc import Mapping
@@ -47,6 +47,14 @@ _WHITENED: dict[str, Value] = {
 # Few epochs want less dropout than a published rate.
 _LESS_DROPOUT: dict[str, Value] = {"dropout": 0.25}
 
+# For a trained network that goes on with few images of its own classes.
+_FINETUNE: dict[str, Value] = {
+    "epochs": 20,
+    "batch_size": 50,
+    "learning_rate": 0.02,
+    "dropout": 0.25,
+}
+
 RECIPES: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
     "fast": {
         "plain6": _LESS_DROPOUT,
@@ -69,6 +77,7 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
         },
         "whiten6-large": {**_WHITENED, "epochs": 24, "resolutions": "20,24,28,32,32"},
     },
+    "finetune": {},
     "classic": {
         "plain6": _CLASSIC_PLAIN,
         "plain6-small": _CLASSIC_PLAIN,
@@ -87,5 +96,6 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
 
 
 def recipes_for(arch: str) -> dict[str, Mapping[str, Value]]:
-    """Return the recipes of an architecture by name: ``fast``, and ``classic`` where there is one."""
-    return {name: table.get(arch, {}) for name, table in RECIPES.items() if name == "fast" or arch in table}
+    """Return the recipes of an architecture by name; it has no ``classic`` one if nobody published it."""
+    found = {name: table.get(arch, {}) for name, table in RECIPES.items() if name == "fast" or arch in table}
+    return {**found, "finetune": _FINETUNE}

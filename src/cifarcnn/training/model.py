@@ -6,6 +6,7 @@ backend has them, and ends in logits. Its weights are copied into the export mod
 float32, which alone is evaluated and saved.
 """
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,14 @@ import numpy.typing as npt
 from keras import StatelessScope, ops
 
 from cifarcnn import architectures
-from cifarcnn.errors import RunError
+from cifarcnn.config import BACKBONE, RANDOM
+from cifarcnn.errors import RunError, UsageError
+from cifarcnn.events import Note, OnEvent, ignore
 from cifarcnn.machine import backend
 from cifarcnn.training import init, optimizer
 from cifarcnn.training.augment import BRIGHTEST, MIDDLE, UNIT
 from cifarcnn.training.streams import Stream, generator
+from cifarcnn.wording import count
 
 if TYPE_CHECKING:
     from cifarcnn.training.setup import Setup
@@ -105,12 +109,16 @@ class Models:
             variable.assign(value)
 
 
-def build(setup: "Setup", rates: npt.NDArray[np.float32]) -> Models:
+def build(
+    setup: "Setup", rates: npt.NDArray[np.float32], on_event: OnEvent = ignore, *, started: bool = False
+) -> Models:
     """Make the network in its three views, and compile the training model.
 
     Args:
         setup: the settings, the training images and the devices.
         rates: the learning rate of each step.
+        on_event: told what ``init`` and ``freeze`` do.
+        started: the weights come from elsewhere, a checkpoint or the chief; ``init`` is not read.
     """
     settings, train, devices = setup.settings, setup.train, setup.devices
     backend.seed(settings.seed)
@@ -122,6 +130,11 @@ def build(setup: "Setup", rates: npt.NDArray[np.float32]) -> Models:
     export = row.build(variant)
     if row.whitened:
         init.initialise(export, train.images, train.labels, settings.seed)
+    if settings.init != RANDOM and not started:
+        on_event(Note(init.transfer(export, settings.init, train.images, train.classes)))
+    frozen = frozen_layers(export, settings.freeze)
+    if frozen:
+        on_event(Note(f"--freeze {settings.freeze}: {count(len(frozen), 'layer')} held fixed"))
     with devices.scope():
         models = make(
             export,
@@ -132,6 +145,7 @@ def build(setup: "Setup", rates: npt.NDArray[np.float32]) -> Models:
             jitter=settings.jitter > 0,
             any_resolution=row.any_resolution,
             gathered=devices.gathers,
+            frozen=frozen,
         )
         models.training.accumulation_steps = settings.accumulation_steps
         update_rule = optimizer.make(settings, rates)
@@ -140,7 +154,9 @@ def build(setup: "Setup", rates: npt.NDArray[np.float32]) -> Models:
     devices.hold(train.images, settings.shift)
     models.training.compile(
         optimizer=update_rule,
-        loss=keras.losses.CategoricalCrossentropy(from_logits=True),
+        loss=weighted_crossentropy
+        if settings.balance
+        else keras.losses.CategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=setup.choice.jit_compile,
         steps_per_execution=min(setup.choice.steps_per_execution, len(rates)),
@@ -161,6 +177,7 @@ def make(
     jitter: bool = False,
     any_resolution: bool = False,
     gathered: bool = False,
+    frozen: Set[str] = frozenset(),
 ) -> Models:
     """Make the training model of a network, with the same weights.
 
@@ -173,6 +190,7 @@ def make(
         jitter: the crops have columns of contrast and brightness.
         any_resolution: build it for images of any side; the network must allow it.
         gathered: it is fed pixels, uint8, (batch, 32, 32, 3), as ``gather`` returns them, not crops.
+        frozen: the names of the layers that do not train; their batch normalisation is as in inference.
     """
     faster = _faster_layers()
     dropouts = 0
@@ -180,6 +198,8 @@ def make(
     def training_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
         nonlocal dropouts
         config = {**layer.get_config(), "dtype": precision}
+        if layer.name in frozen:
+            config["trainable"] = False
         if layer.name == "probabilities":
             # Logits in float32: a softmax in low precision loses the small probabilities and their gradients.
             config |= {"dtype": "float32", "activation": "linear"}
@@ -199,6 +219,35 @@ def make(
     if any_resolution:
         pixels = Downscale(images.shape[1], name="downscale", dtype=precision)(pixels)
     return Models(export, core, TrainingModel(fed, core(pixels), name="training"))
+
+
+def weighted_crossentropy(targets: Any, logits: Any) -> Any:
+    """Return the cross-entropy of each image, for targets that need not add up to 1.
+
+    The gradient of Keras's, on TensorFlow, is right for those that do only.
+    """
+    return -ops.sum(targets * ops.log_softmax(logits), axis=-1)
+
+
+def frozen_layers(network: keras.Model, freeze: str) -> frozenset[str]:
+    """Return the names of the layers with weights that ``freeze`` holds fixed.
+
+    Raises:
+        UsageError: there are fewer convolutions.
+    """
+    layers = [layer for layer in network.layers if layer.weights]
+    if freeze == BACKBONE:
+        return frozenset(layer.name for layer in layers[:-1])
+    places = [place for place, layer in enumerate(layers) if isinstance(layer, keras.layers.Conv2D)]
+    if int(freeze) > len(places):
+        raise UsageError(
+            f"--freeze is {freeze}, but {network.name} has {len(places)} convolutions; expected at most that"
+            f" many, or {BACKBONE}"
+        )
+    # Up to the next convolution, or the first dense layer.
+    dense = [place for place, layer in enumerate(layers) if isinstance(layer, keras.layers.Dense)]
+    end = min(place for place in (*places[int(freeze) :], *dense))
+    return frozenset(layer.name for layer in layers[:end])
 
 
 def _faster_layers() -> dict[type, Any]:
