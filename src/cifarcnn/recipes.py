@@ -47,13 +47,16 @@ _WHITENED: dict[str, Value] = {
 # Few epochs want less dropout than a published rate.
 _LESS_DROPOUT: dict[str, Value] = {"dropout": 0.25}
 
-# For a trained network that goes on with few images of its own classes.
+# For a trained network that goes on with few images of other classes. A step of Muon takes longer than the
+# gradient of few images, and a batch of few tells little of the statistics.
 _FINETUNE: dict[str, Value] = {
-    "epochs": 20,
-    "batch_size": 50,
-    "learning_rate": 0.02,
-    "dropout": 0.25,
+    "optimizer": "nesterov",
+    "learning_rate": 0.003,
+    "momentum": 0.9,
+    "epochs": 10,
+    "batch_norm_momentum": 0.99,
 }
+_FINETUNE_WHITENED: dict[str, Value] = {**_FINETUNE, "freeze": "3"}
 
 RECIPES: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
     "fast": {
@@ -77,7 +80,9 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
         },
         "whiten6-large": {**_WHITENED, "epochs": 24, "resolutions": "20,24,28,32,32"},
     },
-    "finetune": {},
+    "finetune": dict.fromkeys(
+        ("whiten6-tiny", "whiten6-small", "whiten6-medium", "whiten6", "whiten6-large"), _FINETUNE_WHITENED
+    ),
     "classic": {
         "plain6": _CLASSIC_PLAIN,
         "plain6-small": _CLASSIC_PLAIN,
@@ -98,4 +103,4 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
 def recipes_for(arch: str) -> dict[str, Mapping[str, Value]]:
     """Return the recipes of an architecture by name; it has no ``classic`` one if nobody published it."""
     found = {name: table.get(arch, {}) for name, table in RECIPES.items() if name == "fast" or arch in table}
-    return {**found, "finetune": _FINETUNE}
+    return {**found, "finetune": RECIPES["finetune"].get(arch, _FINETUNE)}

@@ -6,7 +6,7 @@ backend has them, and ends in logits. Its weights are copied into the export mod
 float32, which alone is evaluated and saved.
 """
 
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +134,8 @@ def build(
         on_event(Note(init.transfer(export, settings.init, train.images, train.classes)))
     frozen = frozen_layers(export, settings.freeze)
     if frozen:
-        on_event(Note(f"--freeze {settings.freeze}: {count(len(frozen), 'layer')} held fixed"))
+        random = "; they are random: name a model with --init" if settings.init == RANDOM else ""
+        on_event(Note(f"--freeze {settings.freeze}: {count(len(frozen), 'layer')} held fixed{random}"))
     with devices.scope():
         models = make(
             export,
@@ -152,19 +153,25 @@ def build(
         # Keras makes these variables at the first step; a checkpoint must find them before.
         update_rule.build(models.training.trainable_variables)
     devices.hold(train.images, settings.shift)
-    models.training.compile(
+    _compile(models.training, setup, update_rule, len(rates))
+    return models
+
+
+def _compile(
+    model: TrainingModel, setup: "Setup", update_rule: keras.optimizers.Optimizer, steps: int
+) -> None:
+    """Compile the training model, and make its metrics' variables, which a checkpoint must find."""
+    crossentropy = keras.losses.CategoricalCrossentropy(from_logits=True)
+    model.compile(
         optimizer=update_rule,
-        loss=weighted_crossentropy
-        if settings.balance
-        else keras.losses.CategoricalCrossentropy(from_logits=True),
+        loss=weighted_crossentropy if setup.settings.balance else crossentropy,
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=setup.choice.jit_compile,
-        steps_per_execution=min(setup.choice.steps_per_execution, len(rates)),
+        steps_per_execution=min(setup.choice.steps_per_execution, steps),
     )
-    nothing = np.zeros((1, variant.classes), np.float32)
-    models.training.compute_metrics(x=None, y=nothing, y_pred=nothing)
-    models.training.reset_metrics()
-    return models
+    nothing = np.zeros((1, len(setup.train.classes)), np.float32)
+    model.compute_metrics(x=None, y=nothing, y_pred=nothing)
+    model.reset_metrics()
 
 
 def make(
@@ -188,11 +195,31 @@ def make(
         precision: a Keras dtype policy for all but the logits.
         seed: fixes dropout.
         jitter: the crops have columns of contrast and brightness.
-        any_resolution: build it for images of any side; the network must allow it.
-        gathered: it is fed pixels, uint8, (batch, 32, 32, 3), as ``gather`` returns them, not crops.
-        frozen: the names of the layers that do not train; their batch normalisation is as in inference.
+        any_resolution: build it for images of any side.
+        gathered: it is fed pixels as ``gather`` returns them, not crops.
+        frozen: the layers that do not train; their batch normalisation is as in inference.
     """
-    faster = _faster_layers()
+    inputs = keras.Input((None, None, 3), name="pixels") if any_resolution else None
+    core = keras.models.clone_model(
+        export, input_tensors=inputs, clone_function=_training_layers(precision, seed, frozen)
+    )
+    core.set_weights(export.get_weights())
+    fed = pixels = keras.Input(images.shape[1:], dtype="uint8", name="images")
+    if not gathered:
+        fed = keras.Input((6 if jitter else 4,), dtype="int32", name="crops")
+        pixels = GatherCrops(images, margin, name="gather", dtype="uint8")(fed)
+    if any_resolution:
+        pixels = Downscale(images.shape[1], name="downscale", dtype=precision)(pixels)
+    return Models(export, core, TrainingModel(fed, core(pixels), name="training"))
+
+
+def _training_layers(precision: str, seed: int, frozen: Set[str]) -> Callable[[Any], Any]:
+    """Return the function that makes a layer as it trains out of one as it is saved."""
+    faster: dict[type, Any] = {}
+    if keras.backend.backend() == "tensorflow":  # JAX's compiler fuses Keras's own layers
+        from cifarcnn.training import tf_layers
+
+        faster = tf_layers.REPLACEMENTS
     dropouts = 0
 
     def training_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -208,17 +235,7 @@ def make(
             dropouts += 1
         return faster.get(type(layer), type(layer)).from_config(config)
 
-    inputs = keras.Input((None, None, 3), name="pixels") if any_resolution else None
-    core = keras.models.clone_model(export, input_tensors=inputs, clone_function=training_layer)
-    core.set_weights(export.get_weights())
-    if gathered:
-        fed = pixels = keras.Input(images.shape[1:], dtype="uint8", name="images")
-    else:
-        fed = keras.Input((6 if jitter else 4,), dtype="int32", name="crops")
-        pixels = GatherCrops(images, margin, name="gather", dtype="uint8")(fed)
-    if any_resolution:
-        pixels = Downscale(images.shape[1], name="downscale", dtype=precision)(pixels)
-    return Models(export, core, TrainingModel(fed, core(pixels), name="training"))
+    return training_layer
 
 
 def weighted_crossentropy(targets: Any, logits: Any) -> Any:
@@ -246,17 +263,8 @@ def frozen_layers(network: keras.Model, freeze: str) -> frozenset[str]:
         )
     # Up to the next convolution, or the first dense layer.
     dense = [place for place, layer in enumerate(layers) if isinstance(layer, keras.layers.Dense)]
-    end = min(place for place in (*places[int(freeze) :], *dense))
+    end = min(*places[int(freeze) :], dense[0], len(layers))
     return frozenset(layer.name for layer in layers[:end])
-
-
-def _faster_layers() -> dict[type, Any]:
-    """Return the faster layers that the backend has. JAX's compiler fuses Keras's own."""
-    if keras.backend.backend() != "tensorflow":
-        return {}
-    from cifarcnn.training.tf_layers import REPLACEMENTS
-
-    return REPLACEMENTS
 
 
 class GatherCrops(keras.layers.Layer):  # type: ignore[misc]

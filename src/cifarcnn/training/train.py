@@ -272,6 +272,7 @@ class Trainer:
         self.first_epoch = self.progress.epoch
         if directory is None:
             self.on_event(Note(f"run directory: {self.directory.path}, at {self.devices.chief_name}"))
+        # Others than the chief have neither the checkpoint nor, perhaps, the file of --init.
         if self.progress.epoch or self.progress.step or self.settings.init != config.RANDOM:
             for variable in self.models.state():
                 value = np.asarray(variable)
