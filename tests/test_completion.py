@@ -19,7 +19,7 @@ COMPLETED = {
     "tu": ["plain,tune"],
     "train --arch vgg": ["plain,vgg2", "plain,vgg3"],
     "data show --arch ": [f"plain,{row.name}" for row in ARCHITECTURES],
-    "train --recipe ": ["plain,fast", "plain,classic"],
+    "train --recipe ": ["plain,fast", "plain,finetune", "plain,classic"],
     "train --schedule ": [f"plain,{choice}" for choice in FIELDS["schedule"].metadata["choices"]],
     "export best.keras --format on": ["plain,onnx"],
     "runs --sort val_": ["plain,val_accuracy", "plain,val_loss", "plain,val_size"],

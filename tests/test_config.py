@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import models
 from cifarcnn.architectures import ARCHITECTURES
 from cifarcnn.config import (
     FIELDS,
@@ -18,7 +19,7 @@ from cifarcnn.config import (
     resolution_of_epoch,
     resolve,
 )
-from cifarcnn.errors import UsageError
+from cifarcnn.errors import ModelError, UsageError
 from cifarcnn.recipes import RECIPES, recipes_for
 
 
@@ -38,7 +39,7 @@ def test_recipes_are_those_of_architectures() -> None:
 
 def test_an_architecture_without_recipes_of_its_own_has_the_defaults() -> None:
     """Adding a network takes no entry among the recipes; nobody published how to train it."""
-    assert recipes_for("of tomorrow") == {"fast": {}}
+    assert recipes_for("of tomorrow").keys() == {"fast", "finetune"}
 
 
 def test_said_wins_over_recipe_and_recipe_over_default() -> None:
@@ -102,7 +103,7 @@ def test_a_whole_number_does_for_a_number() -> None:
     ("name", "value", "message"),
     [
         ("epoch", 3, "unknown setting 'epoch'; did you mean 'epochs'?"),
-        ("zzz", 3, "unknown setting 'zzz'; known are arch, recipe, epochs,"),
+        ("zzz", 3, "unknown setting 'zzz'; known are arch, recipe, init,"),
         ("epochs", "3", "--epochs is '3'; expected a whole number"),
         ("epochs", 3.0, "--epochs is 3.0; expected a whole number"),
         ("epochs", True, "--epochs is True; expected a whole number"),
@@ -193,6 +194,24 @@ def test_any_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, c
         assert "\n" not in text
     else:
         resolve(settings)
+
+
+@pytest.mark.parametrize("freeze", ["", "all", "-1", "1.5"])
+def test_layers_to_freeze_are_a_number_or_the_backbone(freeze: str) -> None:
+    """Whether the network has so many is known when it is made."""
+    with pytest.raises(UsageError, match=r"--freeze is .*; expected a number of convolutions, or backbone"):
+        resolve({"freeze": freeze})
+
+
+def test_the_architecture_is_that_of_the_model_to_begin_with(tmp_path: Path) -> None:
+    """Unless one is given; a run that goes on does not need the file."""
+    assert resolve({"init": "pretrained"}).arch == "whiten6"
+    assert resolve({"init": "pretrained", "arch": "whiten6-tiny"}).arch == "whiten6-tiny"
+    assert resolve({"init": "gone.keras", "arch": "vgg2"}).init == "gone.keras"
+    with pytest.raises(ModelError, match=r"there is no model gone\.keras"):
+        resolve({"init": "gone.keras"})
+    with pytest.raises(UsageError, match="does not tell its architecture; name a similar one with --arch"):
+        resolve({"init": str(models.save_tiny(tmp_path / "tiny.keras"))})
 
 
 def test_what_is_not_the_recipes_is_found() -> None:

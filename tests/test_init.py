@@ -1,5 +1,7 @@
 """Initial weights of the whitened networks: what they do to images, and that only the seed varies them."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifarcnn import architectures
+from cifarcnn.data.cifar10 import CLASSES
+from cifarcnn.errors import UsageError
+from cifarcnn.models import modelfile
 from cifarcnn.training import init
 
 
@@ -80,3 +85,42 @@ def test_the_whitening_is_not_trained(name: str) -> None:
     assert [layer.name for layer in network.layers if layer.weights and not layer.trainable_weights] == [
         "whiten"
     ]
+
+
+@pytest.mark.parametrize("classes", [CLASSES, ("boot", "miau", "quak")])
+def test_weights_are_taken_over_where_name_and_shapes_agree(tmp_path: Path, classes: tuple[str, ...]) -> None:
+    """All but the last layer for other classes."""
+    path = tmp_path / "vgg2.keras"
+    source = architectures.build("vgg2")
+    modelfile.save(source, path, {"classes": list(CLASSES)})
+    network = architectures.build("vgg2", architectures.Variant("standard", classes=len(classes)))
+    fresh = network.layers[-1].get_weights()
+    text = init.transfer(network, str(path), np.zeros((1, 32, 32, 3), np.uint8), classes)
+    for ours, theirs in zip(network.layers[:-1], source.layers[:-1], strict=True):
+        for one, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+            assert np.array_equal(one, other)
+    expected = source.layers[-1].get_weights() if classes == CLASSES else fresh
+    assert np.array_equal(network.layers[-1].get_weights()[0], expected[0])
+    end = "" if classes == CLASSES else ", but not probabilities"
+    number = 8 if classes == CLASSES else 7
+    assert text == f"--init {path}: {number} of 8 layers begin with its weights{end}"
+
+
+def test_models_that_do_not_suit_are_refused(tmp_path: Path) -> None:
+    """Another network's, or one that saw other numbers in place of pixels."""
+    path, images = tmp_path / "vgg2.keras", np.zeros((1, 32, 32, 3), np.uint8)
+    modelfile.save(architectures.build("vgg2", architectures.Variant("unit")), path, {})
+    with pytest.raises(UsageError, match="normalises pixels otherwise; give the --normalize of its training"):
+        init.transfer(architectures.build("vgg2"), str(path), images, CLASSES)
+    network = architectures.build("whiten6-tiny", architectures.Variant("unit", classes=3))
+    with pytest.raises(UsageError, match="has no layer of the same name and shapes as whiten6-tiny"):
+        init.transfer(network, str(path), images, ("a", "b", "c"))
+
+
+def test_the_pretrained_model_gives_its_weights() -> None:
+    """Its normalisations answer as its file does; see the tests of ``pretrained``."""
+    network = architectures.build("whiten6", architectures.Variant(classes=2))
+    images = np.random.default_rng(0).integers(0, 256, (600, 32, 32, 3)).astype(np.uint8)
+    assert init.transfer(network, "pretrained", images, ("a", "b")) == (
+        "--init pretrained: 13 of 14 layers begin with its weights, but not probabilities"
+    )

@@ -9,7 +9,9 @@ import tensorflow as tf
 
 from cifarcnn import architectures
 from cifarcnn.config import Settings, resolve
+from cifarcnn.errors import UsageError
 from cifarcnn.training import augment, model
+from cifarcnn.training import train as trainer
 from cifarcnn.training.setup import smaller_batch
 from cifarcnn.training.tf_layers import (
     ByteDropout,
@@ -273,3 +275,57 @@ def test_what_to_try_when_memory_is_short(batch_size: int, micro_batch: int, exp
     """The advice is a smaller number that the command takes, as long as there is one."""
     settings = resolve({"batch_size": batch_size, "micro_batch": micro_batch})
     assert smaller_batch(settings) == expected
+
+
+@pytest.mark.parametrize(
+    ("arch", "freeze", "expected"),
+    [
+        ("vgg2", "0", 0),
+        ("vgg2", "1", 1),
+        ("vgg2", "2", 3),
+        ("vgg2", "4", 6),
+        ("vgg2", "backbone", 7),
+        ("whiten6-tiny", "2", 3),
+        ("whiten6-tiny", "backbone", 13),
+    ],
+)
+def test_layers_are_frozen_with_what_follows_them(arch: str, freeze: str, expected: int) -> None:
+    """A convolution's batch normalisation belongs to it; dense layers stay free of a number."""
+    network = architectures.build(arch)
+    weighted = [layer.name for layer in network.layers if layer.weights]
+    assert model.frozen_layers(network, freeze) == set(weighted[:expected])
+
+
+def test_more_convolutions_than_there_are_cannot_be_frozen() -> None:
+    """The line tells how many there are."""
+    with pytest.raises(UsageError, match="--freeze is 5, but vgg2 has 4 convolutions; expected at most"):
+        model.frozen_layers(architectures.build("vgg2"), "5")
+
+
+def test_frozen_layers_do_not_change_at_all() -> None:
+    """Nor do the moving statistics of their batch normalisation, which normalises as in inference."""
+    export = architectures.build("vgg2", architectures.Variant(dropout=0))
+    frozen = model.frozen_layers(export, "backbone")
+    models = model.make(export, BATCH, margin=2, precision="float32", seed=3, frozen=frozen)
+    models.training.compile(
+        keras.optimizers.SGD(0.05), keras.losses.CategoricalCrossentropy(from_logits=True)
+    )
+    before = models.core.get_weights()
+    crops = keras.ops.convert_to_tensor(CROPS)
+    assert np.array_equal(models.training(crops, training=True), models.training(crops, training=False))
+    models.training.fit(CROPS, TARGETS, batch_size=24, shuffle=False, verbose=0)
+    equal = [np.array_equal(*pair) for pair in zip(before, models.core.get_weights(), strict=True)]
+    assert equal == [True] * (len(equal) - 2) + [False] * 2
+
+
+def test_weighted_targets_weight_the_gradient() -> None:
+    """An image of weight 3 counts like three of weight 1; Keras's own loss gives another gradient."""
+    labels = np.array([0, 1, 1, 1])
+    targets = trainer._targets(labels, 2, resolve({"balance": True, "label_smoothing": 0.1}))
+    assert targets.sum(axis=1) == pytest.approx([2, 2 / 3, 2 / 3, 2 / 3])
+    logits = tf.Variable(np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model.weighted_crossentropy(tf.constant(targets), logits))
+    softmax = tf.nn.softmax(logits).numpy()
+    weights = targets.sum(axis=1, keepdims=True)
+    assert tape.gradient(loss, logits).numpy() == pytest.approx(softmax * weights - targets, abs=1e-6)

@@ -13,10 +13,12 @@ import pytest
 from PIL import Image
 
 import cifarcnn
+from cifarcnn import architectures
 from cifarcnn.errors import Interrupted, RunError, UsageError
 from cifarcnn.events import EpochDone, Event, Note, StepsDone, ignore
 from cifarcnn.machine import devices
 from cifarcnn.machine.signals import StopRequest
+from cifarcnn.models import modelfile
 from cifarcnn.runs.run import RunDirectory
 from cifarcnn.training import callbacks, setup
 
@@ -104,6 +106,28 @@ def test_interrupted_training_ends_as_the_uninterrupted_one(
     pieces, interruptions = train_in_pieces(tmp_path / "pieces", data_directory, stops, **settings)
     assert interruptions == len(stops)
     assert_same_run(straight.run_dir, pieces)
+
+
+def test_a_run_begun_with_a_model_needs_it_no_more(tmp_path: Path, data_directory: Path) -> None:
+    """Its weights are in the checkpoint; frozen layers and the weights of classes are resumed as well."""
+    init = tmp_path / "init.keras"
+    modelfile.save(architectures.build("whiten6-tiny"), init, {"arch": "whiten6-tiny"})
+    settings = {**SMALL, "init": str(init), "freeze": "3", "balance": True, "epochs": 2}
+    straight = cifarcnn.train(out=tmp_path / "straight", data=data_directory, **settings)
+    stopper = Stopper((1, 2))
+    with pytest.raises(Interrupted):
+        cifarcnn.train(out=tmp_path / "pieces", data=data_directory, on_event=stopper, **settings)
+    assert f"--init {init}: 14 of 14 layers begin with its weights" in stopper.notes
+    assert "--freeze 3: 5 layers held fixed" in stopper.notes
+    kept = cifarcnn.load_model(init).keras.get_weights()
+    init.unlink()
+    pieces = next((tmp_path / "pieces").iterdir())
+    cifarcnn.resume(pieces)
+    assert_same_run(straight.run_dir, pieces)
+    trained = cifarcnn.load_model(pieces).keras.get_weights()
+    changed = [not np.array_equal(*pair) for pair in zip(kept, trained, strict=True)]
+    assert not any(changed[:9])
+    assert all(changed[9:])
 
 
 def test_neither_steps_a_call_nor_checkpoints_change_anything(

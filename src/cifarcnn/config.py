@@ -29,6 +29,12 @@ SMALLEST_RESOLUTION = 16
 RUNS = "runs"
 """Where run directories are made, and looked for, unless the user names another place."""
 
+RANDOM = "random"
+"""The value of ``init`` that names no model."""
+
+BACKBONE = "backbone"
+"""The value of ``freeze`` that means all layers but the last."""
+
 SEARCH = "search"
 """The table of a settings file that makes it one for ``cifarcnn tune``; see ``training.searchspace``."""
 
@@ -54,8 +60,17 @@ class Settings:
     arch: str = _setting("whiten6-small", "Network; `cifarcnn summary` lists them.")
     recipe: str = _setting(
         "fast",
-        "Set of defaults (fast: ours, few epochs; classic: its author's, as far as it was published).",
+        "Set of defaults (fast: ours, few epochs; finetune: for --init and few images; classic: its author's,"
+        " as far as it was published).",
         choices=tuple(recipes.RECIPES),
+    )
+    init: str = _setting(
+        RANDOM,
+        "Initial weights (random, or those of a model: pretrained, a .keras file or a run directory; --arch"
+        " is then that model's, unless it is given).",
+    )
+    freeze: str = _setting(
+        "0", "Hold fixed the first N convolutions with what follows each, or all but the last layer."
     )
     epochs: int = _setting(10, "Passes over the training images.", least=1, most=100_000)
     batch_size: int = _setting(250, "Batch size: images per optimizer step.", least=1, most=MOST_IMAGES)
@@ -93,6 +108,7 @@ class Settings:
         0.0, "Decay of schedule inverse-time: rate / (1 + decay * step).", least=0, most=1
     )
     label_smoothing: float = _setting(0.1, "Label smoothing.", least=0, most=0.9)
+    balance: bool = _setting(False, "Weight the loss so that every class counts the same.")
     augment: str = _setting(
         "standard",
         "Data augmentation (flip: horizontal; shift: random crop of the padded image; standard: both).",
@@ -190,6 +206,8 @@ def resolve(overrides: Mapping[str, Value]) -> Settings:
     explicit = {name: value for name, value in overrides.items() if value is not None}
     for name, value in explicit.items():
         check(name, value)
+    if "init" in explicit and "arch" not in explicit and explicit["init"] != RANDOM:
+        explicit["arch"] = _arch_of_model(str(explicit["init"]))
     row = architectures.find(str(explicit.get("arch", Settings.arch)))
     recipe = str(explicit.get("recipe", Settings.recipe))
     known = recipes.recipes_for(row.name)
@@ -205,12 +223,24 @@ def resolve(overrides: Mapping[str, Value]) -> Settings:
             f"--micro-batch is {settings.micro_batch}, which does not divide --batch-size"
             f" {settings.batch_size}; expected a divisor, or 0 not to divide batches"
         )
+    if settings.freeze != BACKBONE and not settings.freeze.isdecimal():
+        raise UsageError(f"--freeze is {settings.freeze!r}; expected a number of convolutions, or {BACKBONE}")
     if set(resolution_of_epoch(settings)) != {FULL_RESOLUTION} and not row.any_resolution:
         raise UsageError(
             f"--resolutions is {settings.resolutions!r}, but {row.name} takes no smaller images; expected"
             f" {FULL_RESOLUTION}"
         )
     return settings
+
+
+def _arch_of_model(init: str) -> str:
+    """Return the architecture of the model that ``--init`` names, as its metadata has it."""
+    from cifarcnn.models import modelfile
+
+    arch = modelfile.read_metadata(Path(init)).get("arch")
+    if not isinstance(arch, str):
+        raise UsageError(f"--init {init!r} does not tell its architecture; name a similar one with --arch")
+    return arch
 
 
 def differing_from_recipe(settings: Settings) -> frozenset[str]:

@@ -1,8 +1,8 @@
 """The recipes: for each architecture, the settings with which it is trained, where they are not the defaults.
 
-``fast`` is ours, and nothing but defaults for an architecture that is not in its table; ``classic`` is what a
-network's author published, and there is none for the others. What the settings mean stands in
-``cifarcnn.config``, what the recipes were measured to reach in ``cifarcnn.expectations``.
+``fast`` is ours; ``finetune``, one for all, is for a trained network and few images; ``classic`` is what a
+network's author published. What the settings mean stands in ``cifarcnn.config``, what the recipes were
+measured to reach in ``cifarcnn.expectations``.
 """
 
 from collections.abc import Mapping
@@ -47,6 +47,17 @@ _WHITENED: dict[str, Value] = {
 # Few epochs want less dropout than a published rate.
 _LESS_DROPOUT: dict[str, Value] = {"dropout": 0.25}
 
+# For a trained network that goes on with few images of other classes. A step of Muon takes longer than the
+# gradient of few images, and a batch of few tells little of the statistics.
+_FINETUNE: dict[str, Value] = {
+    "optimizer": "nesterov",
+    "learning_rate": 0.003,
+    "momentum": 0.9,
+    "epochs": 10,
+    "batch_norm_momentum": 0.99,
+}
+_FINETUNE_WHITENED: dict[str, Value] = {**_FINETUNE, "freeze": "3"}
+
 RECIPES: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
     "fast": {
         "plain6": _LESS_DROPOUT,
@@ -69,6 +80,9 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
         },
         "whiten6-large": {**_WHITENED, "epochs": 24, "resolutions": "20,24,28,32,32"},
     },
+    "finetune": dict.fromkeys(
+        ("whiten6-tiny", "whiten6-small", "whiten6-medium", "whiten6", "whiten6-large"), _FINETUNE_WHITENED
+    ),
     "classic": {
         "plain6": _CLASSIC_PLAIN,
         "plain6-small": _CLASSIC_PLAIN,
@@ -87,5 +101,6 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, Value]]] = {
 
 
 def recipes_for(arch: str) -> dict[str, Mapping[str, Value]]:
-    """Return the recipes of an architecture by name: ``fast``, and ``classic`` where there is one."""
-    return {name: table.get(arch, {}) for name, table in RECIPES.items() if name == "fast" or arch in table}
+    """Return the recipes of an architecture by name; it has no ``classic`` one if nobody published it."""
+    found = {name: table.get(arch, {}) for name, table in RECIPES.items() if name == "fast" or arch in table}
+    return {**found, "finetune": RECIPES["finetune"].get(arch, _FINETUNE)}

@@ -19,11 +19,13 @@ FORMS = {
 """The forms of output for programs."""
 
 GROUPS = {
-    "Network and recipe": ("arch", "recipe", "settings_file", "normalize", "batch_norm_momentum", "dropout"),
+    "Network and recipe": (
+        "arch", "recipe", "settings_file", "init", "freeze", "normalize", "batch_norm_momentum", "dropout",
+    ),
     "Optimisation": (
         "epochs", "batch_size", "micro_batch", "optimizer", "learning_rate", "momentum", "weight_decay",
-        "schedule", "warmup", "decay", "label_smoothing", "ema", "patience", "scale_batch", "seed", "seeds",
-        "repeat",
+        "schedule", "warmup", "decay", "label_smoothing", "balance", "ema", "patience", "scale_batch", "seed",
+        "seeds", "repeat",
     ),
     "Augmentation": ("augment", "shift", "jitter", "resolutions"),
     "Data": ("path", "train_size", "val_size"),
@@ -90,10 +92,10 @@ def complete_file(_context: click.Context, _option: click.Parameter, begun: str)
     return [CompletionItem(begun, type="file")]
 
 
-METAVARS = {"resolutions": "N,N,..."}
+METAVARS = {"resolutions": "N,N,...", "init": "MODEL", "freeze": "N|backbone"}
 """What stands for the value of a setting whose kind does not tell enough."""
 
-COMPLETED = {"arch": complete_architecture}
+COMPLETED = {"arch": complete_architecture, "init": complete_file}
 """How settings are completed that are no choice between words."""
 
 

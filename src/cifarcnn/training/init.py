@@ -1,21 +1,28 @@
-"""Initial weights that are computed from the training images, for the ``whitened`` networks.
+"""Initial weights: those of another model, and those that the ``whitened`` networks take from the images.
 
-The first convolution decorrelates the colours of neighbouring pixels; every other filter passes its input on
-as far as there are as many outputs as inputs (an identity, or Dirac, kernel). Both are those of airbench94
-(Keller Jordan, 2024, https://arxiv.org/abs/2404.00498), the first after Tysam Balsam's hlb-CIFAR10.
+Of these, the first convolution decorrelates the colours of neighbouring pixels; every other filter passes its
+input on as far as there are as many outputs as inputs (an identity, or Dirac, kernel). Both are those of
+airbench94 (Keller Jordan, 2024, https://arxiv.org/abs/2404.00498), the first after Tysam Balsam's
+hlb-CIFAR10.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from cifarcnn.errors import UsageError
+from cifarcnn.models import modelfile, pretrained
 from cifarcnn.training.streams import Stream, generator
 
 if TYPE_CHECKING:
     import keras
 
     from cifarcnn.data.cifar10 import Bytes
+
+PRETRAINED_IMAGES = 500
+"""How many images tell the pretrained model's means; see ``pretrained.keras_model``."""
 
 IMAGES = 5000
 """Their 4.8 million patches are many more than the 78 numbers of a covariance need."""
@@ -42,6 +49,55 @@ def initialise(network: "keras.Model", images: "Bytes", labels: "Bytes", seed: i
             layer.set_weights([identity_kernel(layer.kernel.shape, random)])
     last = network.get_layer("probabilities")
     last.set_weights([random.normal(0, 1 / last.kernel.shape[0], last.kernel.shape)])
+
+
+def transfer(network: "keras.Model", init: str, images: "Bytes", classes: tuple[str, ...]) -> str:
+    """Give a network the weights of another wherever a layer of the same name has the same shapes.
+
+    The last layer is left out if the classes are others.
+
+    Args:
+        network: what is about to be trained.
+        init: a model as ``--init`` names it.
+        images: training images, uint8 (n, 32, 32, 3).
+        classes: what the outputs of ``network`` stand for.
+
+    Returns:
+        What was done, in one line.
+
+    Raises:
+        ModelError: the model cannot be read.
+        UsageError: no layer fits.
+    """
+    path = modelfile.resolve(Path(init))
+    if path == pretrained.PATH:
+        metadata = modelfile.read_metadata(path)
+        few = images[:: len(images) // PRETRAINED_IMAGES + 1]
+        source, known = pretrained.keras_model(path, metadata["arch"], few), tuple(metadata["classes"])
+    else:
+        model = modelfile.load(path)
+        source, known = model.keras, model.classes
+    weights = {layer.name: layer.get_weights() for layer in source.layers}
+    scales = [layer.scale for net in (network, source) for layer in net.layers if layer.name == "normalize"]
+    if not np.allclose(scales[0], scales[-1]):
+        raise UsageError(f"--init {init!r} normalises pixels otherwise; give the --normalize of its training")
+    if known != classes:
+        del weights[source.layers[-1].name]
+    layers = [layer for layer in network.layers if layer.weights]
+    others = []
+    for layer in layers:
+        given = weights.get(layer.name, [])
+        if [array.shape for array in given] == [tuple(weight.shape) for weight in layer.weights]:
+            layer.set_weights(given)
+        else:
+            others.append(layer.name)
+    if len(others) == len(layers):
+        raise UsageError(
+            f"--init {init!r} has no layer of the same name and shapes as {network.name}; give another model,"
+            " or with --arch its own network"
+        )
+    text = f"--init {init}: {len(layers) - len(others)} of {len(layers)} layers begin with its weights"
+    return f"{text}, but not {', '.join(others)}" if others else text
 
 
 def _sample(labels: "Bytes") -> "slice | npt.NDArray[np.int64]":

@@ -6,6 +6,7 @@ backend has them, and ends in logits. Its weights are copied into the export mod
 float32, which alone is evaluated and saved.
 """
 
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,14 @@ import numpy.typing as npt
 from keras import StatelessScope, ops
 
 from cifarcnn import architectures
-from cifarcnn.errors import RunError
+from cifarcnn.config import BACKBONE, RANDOM
+from cifarcnn.errors import RunError, UsageError
+from cifarcnn.events import Note, OnEvent, ignore
 from cifarcnn.machine import backend
 from cifarcnn.training import init, optimizer
 from cifarcnn.training.augment import BRIGHTEST, MIDDLE, UNIT
 from cifarcnn.training.streams import Stream, generator
+from cifarcnn.wording import count
 
 if TYPE_CHECKING:
     from cifarcnn.training.setup import Setup
@@ -105,12 +109,16 @@ class Models:
             variable.assign(value)
 
 
-def build(setup: "Setup", rates: npt.NDArray[np.float32]) -> Models:
+def build(
+    setup: "Setup", rates: npt.NDArray[np.float32], on_event: OnEvent = ignore, *, started: bool = False
+) -> Models:
     """Make the network in its three views, and compile the training model.
 
     Args:
         setup: the settings, the training images and the devices.
         rates: the learning rate of each step.
+        on_event: told what ``init`` and ``freeze`` do.
+        started: the weights come from elsewhere, a checkpoint or the chief; ``init`` is not read.
     """
     settings, train, devices = setup.settings, setup.train, setup.devices
     backend.seed(settings.seed)
@@ -122,6 +130,12 @@ def build(setup: "Setup", rates: npt.NDArray[np.float32]) -> Models:
     export = row.build(variant)
     if row.whitened:
         init.initialise(export, train.images, train.labels, settings.seed)
+    if settings.init != RANDOM and not started:
+        on_event(Note(init.transfer(export, settings.init, train.images, train.classes)))
+    frozen = frozen_layers(export, settings.freeze)
+    if frozen:
+        random = "; they are random: name a model with --init" if settings.init == RANDOM else ""
+        on_event(Note(f"--freeze {settings.freeze}: {count(len(frozen), 'layer')} held fixed{random}"))
     with devices.scope():
         models = make(
             export,
@@ -132,23 +146,32 @@ def build(setup: "Setup", rates: npt.NDArray[np.float32]) -> Models:
             jitter=settings.jitter > 0,
             any_resolution=row.any_resolution,
             gathered=devices.gathers,
+            frozen=frozen,
         )
         models.training.accumulation_steps = settings.accumulation_steps
         update_rule = optimizer.make(settings, rates)
         # Keras makes these variables at the first step; a checkpoint must find them before.
         update_rule.build(models.training.trainable_variables)
     devices.hold(train.images, settings.shift)
-    models.training.compile(
+    _compile(models.training, setup, update_rule, len(rates))
+    return models
+
+
+def _compile(
+    model: TrainingModel, setup: "Setup", update_rule: keras.optimizers.Optimizer, steps: int
+) -> None:
+    """Compile the training model, and make its metrics' variables, which a checkpoint must find."""
+    crossentropy = keras.losses.CategoricalCrossentropy(from_logits=True)
+    model.compile(
         optimizer=update_rule,
-        loss=keras.losses.CategoricalCrossentropy(from_logits=True),
+        loss=weighted_crossentropy if setup.settings.balance else crossentropy,
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=setup.choice.jit_compile,
-        steps_per_execution=min(setup.choice.steps_per_execution, len(rates)),
+        steps_per_execution=min(setup.choice.steps_per_execution, steps),
     )
-    nothing = np.zeros((1, variant.classes), np.float32)
-    models.training.compute_metrics(x=None, y=nothing, y_pred=nothing)
-    models.training.reset_metrics()
-    return models
+    nothing = np.zeros((1, len(setup.train.classes)), np.float32)
+    model.compute_metrics(x=None, y=nothing, y_pred=nothing)
+    model.reset_metrics()
 
 
 def make(
@@ -161,6 +184,7 @@ def make(
     jitter: bool = False,
     any_resolution: bool = False,
     gathered: bool = False,
+    frozen: Set[str] = frozenset(),
 ) -> Models:
     """Make the training model of a network, with the same weights.
 
@@ -171,15 +195,38 @@ def make(
         precision: a Keras dtype policy for all but the logits.
         seed: fixes dropout.
         jitter: the crops have columns of contrast and brightness.
-        any_resolution: build it for images of any side; the network must allow it.
-        gathered: it is fed pixels, uint8, (batch, 32, 32, 3), as ``gather`` returns them, not crops.
+        any_resolution: build it for images of any side.
+        gathered: it is fed pixels as ``gather`` returns them, not crops.
+        frozen: the layers that do not train; their batch normalisation is as in inference.
     """
-    faster = _faster_layers()
+    inputs = keras.Input((None, None, 3), name="pixels") if any_resolution else None
+    core = keras.models.clone_model(
+        export, input_tensors=inputs, clone_function=_training_layers(precision, seed, frozen)
+    )
+    core.set_weights(export.get_weights())
+    fed = pixels = keras.Input(images.shape[1:], dtype="uint8", name="images")
+    if not gathered:
+        fed = keras.Input((6 if jitter else 4,), dtype="int32", name="crops")
+        pixels = GatherCrops(images, margin, name="gather", dtype="uint8")(fed)
+    if any_resolution:
+        pixels = Downscale(images.shape[1], name="downscale", dtype=precision)(pixels)
+    return Models(export, core, TrainingModel(fed, core(pixels), name="training"))
+
+
+def _training_layers(precision: str, seed: int, frozen: Set[str]) -> Callable[[Any], Any]:
+    """Return the function that makes a layer as it trains out of one as it is saved."""
+    faster: dict[type, Any] = {}
+    if keras.backend.backend() == "tensorflow":  # JAX's compiler fuses Keras's own layers
+        from cifarcnn.training import tf_layers
+
+        faster = tf_layers.REPLACEMENTS
     dropouts = 0
 
     def training_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
         nonlocal dropouts
         config = {**layer.get_config(), "dtype": precision}
+        if layer.name in frozen:
+            config["trainable"] = False
         if layer.name == "probabilities":
             # Logits in float32: a softmax in low precision loses the small probabilities and their gradients.
             config |= {"dtype": "float32", "activation": "linear"}
@@ -188,26 +235,36 @@ def make(
             dropouts += 1
         return faster.get(type(layer), type(layer)).from_config(config)
 
-    inputs = keras.Input((None, None, 3), name="pixels") if any_resolution else None
-    core = keras.models.clone_model(export, input_tensors=inputs, clone_function=training_layer)
-    core.set_weights(export.get_weights())
-    if gathered:
-        fed = pixels = keras.Input(images.shape[1:], dtype="uint8", name="images")
-    else:
-        fed = keras.Input((6 if jitter else 4,), dtype="int32", name="crops")
-        pixels = GatherCrops(images, margin, name="gather", dtype="uint8")(fed)
-    if any_resolution:
-        pixels = Downscale(images.shape[1], name="downscale", dtype=precision)(pixels)
-    return Models(export, core, TrainingModel(fed, core(pixels), name="training"))
+    return training_layer
 
 
-def _faster_layers() -> dict[type, Any]:
-    """Return the faster layers that the backend has. JAX's compiler fuses Keras's own."""
-    if keras.backend.backend() != "tensorflow":
-        return {}
-    from cifarcnn.training.tf_layers import REPLACEMENTS
+def weighted_crossentropy(targets: Any, logits: Any) -> Any:
+    """Return the cross-entropy of each image, for targets that need not add up to 1.
 
-    return REPLACEMENTS
+    The gradient of Keras's, on TensorFlow, is right for those that do only.
+    """
+    return -ops.sum(targets * ops.log_softmax(logits), axis=-1)
+
+
+def frozen_layers(network: keras.Model, freeze: str) -> frozenset[str]:
+    """Return the names of the layers with weights that ``freeze`` holds fixed.
+
+    Raises:
+        UsageError: there are fewer convolutions.
+    """
+    layers = [layer for layer in network.layers if layer.weights]
+    if freeze == BACKBONE:
+        return frozenset(layer.name for layer in layers[:-1])
+    places = [place for place, layer in enumerate(layers) if isinstance(layer, keras.layers.Conv2D)]
+    if int(freeze) > len(places):
+        raise UsageError(
+            f"--freeze is {freeze}, but {network.name} has {len(places)} convolutions; expected at most that"
+            f" many, or {BACKBONE}"
+        )
+    # Up to the next convolution, or the first dense layer.
+    dense = [place for place, layer in enumerate(layers) if isinstance(layer, keras.layers.Dense)]
+    end = min(*places[int(freeze) :], dense[0], len(layers))
+    return frozenset(layer.name for layer in layers[:end])
 
 
 class GatherCrops(keras.layers.Layer):  # type: ignore[misc]

@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cifarcnn import config, expectations
 from cifarcnn.config import Settings
 from cifarcnn.data import cifar10, sources
@@ -28,6 +30,9 @@ from cifarcnn.training.distributed import SingleDevice
 
 VALIDATED_ON = "validation_images_sha256"
 """The fact that identifies the data set's own validation images, where it brings some."""
+
+IMBALANCE = 2
+"""How many times more images one class may have than another until it is said."""
 
 MAY_CHANGE = ("epochs", "device", "devices")
 """The settings of a run that may change when it is resumed."""
@@ -118,7 +123,7 @@ def prepare(
     ):
         settings = joined.agree(settings, facts, resumed=resumed)
         train, validation = divide(images, settings, own)
-        _tell(settings, choice, facts, validation, on_event)
+        _tell(settings, choice, facts, train, validation, on_event)
         place, skipped = sources.absolute(data), images.skipped
         setup = Setup(settings, choice, train, validation, all_facts, place, joined, skipped)
         with setup.explaining_errors():
@@ -331,9 +336,21 @@ def _choose(
 
 
 def _tell(
-    settings: Settings, choice: Choice, facts: Mapping[str, Any], validation: Images | None, on_event: OnEvent
+    settings: Settings,
+    choice: Choice,
+    facts: Mapping[str, Any],
+    train: Images,
+    validation: Images | None,
+    on_event: OnEvent,
 ) -> None:
     """Say what to expect, and what has no effect; make a GPU deterministic, and say what that costs."""
+    counts = np.bincount(train.labels, minlength=len(train.classes))
+    if counts.max() > IMBALANCE * counts.min():
+        most, least = (
+            f"{counts[at]:,} of {train.classes[at]!r}" for at in (counts.argmax(), counts.argmin())
+        )
+        what = "is weighted" if settings.balance else "is not weighted; --balance does that"
+        on_event(Note(f"training images: {most}, {least}; the loss {what}"))
     as_measured = facts[TRAINED_ON] == cifar10.TRAINING_IMAGES_SHA256
     if as_measured and (expected := expectations.expected_for(settings)):
         on_event(Note(expected.sentence()))

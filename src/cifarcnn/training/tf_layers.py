@@ -19,6 +19,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalise (n, height, width, channels) by the batch; other ranks, or inference, as Keras does."""
+        training = training and self.trainable
         if training and (replica := _one_of_several()) is not None:
             return self._normalise_together(inputs, replica)
         if not training or len(inputs.shape) != 4:

@@ -220,9 +220,10 @@ class Trainer:
         self.on_event, self.checkpoint = on_event, checkpoint
         self.classes = setup.train.classes
         self.steps = len(setup.train) // self.settings.batch_size
-        self.targets = _smoothed_one_hot(setup.train.labels, len(self.classes), self.settings.label_smoothing)
+        self.targets = _targets(setup.train.labels, len(self.classes), self.settings)
         self.rates = optimizer.learning_rates(self.settings, self.steps)
-        self.models = model.build(setup, self.rates)
+        started = checkpoint is not None or not self.devices.is_chief
+        self.models = model.build(setup, self.rates, ignore if started else on_event, started=started)
         self.progress = Progress()
         self.probabilities: npt.NDArray[np.float32] | None = None
         if checkpoint is not None:
@@ -271,7 +272,8 @@ class Trainer:
         self.first_epoch = self.progress.epoch
         if directory is None:
             self.on_event(Note(f"run directory: {self.directory.path}, at {self.devices.chief_name}"))
-        if self.progress.epoch or self.progress.step:
+        # Others than the chief have neither the checkpoint nor, perhaps, the file of --init.
+        if self.progress.epoch or self.progress.step or self.settings.init != config.RANDOM:
             for variable in self.models.state():
                 value = np.asarray(variable)
                 chiefs = np.frombuffer(self.devices.broadcast(value.tobytes()), value.dtype)
@@ -489,10 +491,17 @@ class Trainer:
         )
 
 
-def _smoothed_one_hot(labels: npt.NDArray[Any], classes: int, smoothing: float) -> npt.NDArray[np.float32]:
-    """Return the targets, float32 (n, classes), with ``smoothing`` of each row spread over all classes."""
-    targets = np.full((len(labels), classes), smoothing / classes, np.float32)
-    targets[np.arange(len(labels)), labels] += 1 - smoothing
+def _targets(labels: npt.NDArray[Any], classes: int, settings: Settings) -> npt.NDArray[np.float32]:
+    """Return the targets, float32 (n, classes).
+
+    Of each row, ``label_smoothing`` is spread over all classes. With ``balance`` a row is multiplied by how
+    much rarer than the mean its class is, so that it weighs as much more in the loss.
+    """
+    targets = np.full((len(labels), classes), settings.label_smoothing / classes, np.float32)
+    targets[np.arange(len(labels)), labels] += 1 - settings.label_smoothing
+    if settings.balance:
+        counts = np.bincount(labels, minlength=classes)
+        targets *= (len(labels) / np.count_nonzero(counts) / counts[labels])[:, None]
     return targets
 
 
