@@ -99,7 +99,7 @@ def predict(
 ) -> None:
     """Predict what images show.
 
-    IMAGE is a file, a directory (with --recursive), a pattern like 'photos/*.jpg', or - for standard input.
+    IMAGE is a file, a directory (with --recursive), a glob pattern in quotes, or - for standard input.
     Transparent images are laid over white; of an animation the first frame counts. An image that cannot be
     read does not stop the others, and makes the exit code 1.
 

@@ -19,11 +19,11 @@ from cifarcnn import architectures
 from cifarcnn.config import BACKBONE, RANDOM
 from cifarcnn.errors import RunError, UsageError
 from cifarcnn.events import Note, OnEvent, ignore
+from cifarcnn.formatting import count
 from cifarcnn.machine import backend
 from cifarcnn.training import init, optimizer
 from cifarcnn.training.augment import BRIGHTEST, MIDDLE, UNIT
 from cifarcnn.training.streams import Stream, generator
-from cifarcnn.wording import count
 
 if TYPE_CHECKING:
     from cifarcnn.training.setup import Setup
