@@ -52,9 +52,9 @@ def _show_version(context: click.Context, _option: click.Parameter, asked: bool)
 
 EXAMPLES = """\b
 Examples:
-  cifarcnn predict cat.png      ask what a picture shows
-  cifarcnn train --arch vgg2    train a network on the real images
-  cifarcnn evaluate pretrained       measure a model on the test images
+  cifarcnn predict cat.png        predict what an image shows
+  cifarcnn train --arch vgg2      train a network on CIFAR-10
+  cifarcnn evaluate pretrained    measure a model on the test images
 """
 
 
