@@ -5,6 +5,7 @@ import json
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cifarcnn import architectures, config, expectations
@@ -87,7 +88,7 @@ def test_an_expectation_is_said_in_one_line() -> None:
     """Accuracy, time, how many runs, and on what."""
     row = next(iter(expectations.table().values()))
     line = row.sentence()
-    assert f"{100 * row.accuracy:.1f} %" in line
+    assert f"{100 * row.accuracy:.1f}%" in line
     assert row.hardware in line
     assert "\n" not in line
 
@@ -99,7 +100,7 @@ def test_summary_shows_cost_and_expectation(cifarcnn: Run) -> None:
     assert document["recipes"][recipe]["expected"]["accuracy"] == row.accuracy
     assert document["recipes"][recipe]["training_flops"] == row.training_flops
     shown = cifarcnn("summary", arch).stdout
-    assert f"{100 * row.accuracy:.2f} %" in shown
+    assert f"{100 * row.accuracy:.2f}%" in shown
     assert f"{row.training_flops / 1e15:.3g}" in shown
 
 
@@ -110,7 +111,8 @@ def test_an_expectation_is_told_of_the_published_images_alone() -> None:
     choice = devices.choose(devices.Hardware("tensorflow", "a processor", 2, frozenset(), (), None), "cpu")
     for checksum, told in ((cifar10.TRAINING_IMAGES_SHA256, 1), ("another", 0)):
         events: list[Event] = []
-        setup._tell(settings, choice, {modelfile.TRAINED_ON: checksum}, None, events.append)
+        images = cifar10.Images(np.zeros((30, 1, 1, 3), np.uint8), np.arange(30, dtype=np.uint8) % 10, "")
+        setup._tell(settings, choice, {modelfile.TRAINED_ON: checksum}, images, None, events.append)
         assert [event.text.startswith("expect ") for event in events if isinstance(event, Note)] == [
             True
         ] * told

@@ -107,3 +107,26 @@ def test_a_run_goes_on_with_its_own_images_and_backend_alone(fact: str, message:
     assert told == [Note("warning: keras was 1, is 2 now: the result may differ in the last digits")]
     with pytest.raises(RunError, match=message):
         setup.compare(checkpoint, {fact: "new", "keras": "1"}, ignore)
+
+
+@pytest.mark.parametrize(
+    ("counts", "balance", "expected"),
+    [
+        ((20, 10), False, []),
+        (
+            (21, 10),
+            False,
+            ["training images: 21 of 'a', 10 of 'b'; the loss is not weighted; --balance does that"],
+        ),
+        ((10, 30), True, ["30 of 'b', 10 of 'a'; the loss is weighted"]),
+    ],
+)
+def test_imbalance_is_said(counts: tuple[int, int], balance: bool, expected: list[str]) -> None:
+    """Where a class has more than twice the images of another, with what is done about it."""
+    labels = np.repeat(np.arange(2, dtype=np.uint8), counts)
+    train = Images(np.zeros((len(labels), 2, 2, 3), np.uint8), labels, "a folder", ("a", "b"))
+    choice = devices.choose(devices.Hardware("tensorflow", "a processor", 2, frozenset(), (), None), "cpu")
+    events: list[Event] = []
+    setup._tell(resolve({"balance": balance}), choice, {TRAINED_ON: ""}, train, None, events.append)
+    told = [event.text for event in events if isinstance(event, Note)]
+    assert told == [f"training images: {text}" for text in expected]
