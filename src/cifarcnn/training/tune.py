@@ -19,7 +19,7 @@ from cifarcnn.config import Value
 from cifarcnn.errors import Interrupted, ModelError, RunError, UsageError, reason
 from cifarcnn.events import EpochDone, Event, Note, OnEvent, ignore
 from cifarcnn.formatting import count
-from cifarcnn.machine import locks
+from cifarcnn.machine import backend, devices, locks
 from cifarcnn.runs import run
 from cifarcnn.runs.run import RunDirectory
 from cifarcnn.training import searchspace, seeds
@@ -144,6 +144,11 @@ def tune(
     plan = searchspace.read(settings_file, search, settings)
     if trials is not None and trials < 1:
         raise UsageError(f"--trials is {trials}; expected 1 or more")
+    hardware: dict[str, Any] = {name: plan.shared.get(name) for name in ("device", "precision", "devices")}
+    # A device that is missing is no fault of the trials.
+    devices.choose(
+        backend.hardware(), hardware["device"] or "auto", hardware["precision"] or "auto", hardware["devices"]
+    )
     grid = plan.grid
     total = min(trials or len(grid), len(grid)) if grid else trials or TRIALS
     with _quiet_optuna():
