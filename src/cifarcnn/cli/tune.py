@@ -98,7 +98,9 @@ def _show(result: "TuneResult", data: Path | None) -> None:
         {
             "trial": [str(trial.number) for trial in trials],
             **{name: [_brief(trial.settings.get(name)) for trial in trials] for name in names},
-            "accuracy": ["" if trial.val_accuracy is None else f"{trial.val_accuracy:.2%}" for trial in trials],
+            "accuracy": [
+                "" if trial.val_accuracy is None else f"{trial.val_accuracy:.2%}" for trial in trials
+            ],
             "state": [trial.state for trial in trials],
         },
         dispensable=names,
