@@ -116,7 +116,7 @@ def test_a_run_goes_on_with_its_own_images_and_backend_alone(fact: str, message:
         (
             (21, 10),
             False,
-            ["training images: 21 of 'a', 10 of 'b'; the loss is not weighted; --balance does that"],
+            ["21 of 'a', 10 of 'b'; the loss is not weighted; --balance does that"],
         ),
         ((10, 30), True, ["30 of 'b', 10 of 'a'; the loss is weighted"]),
     ],
