@@ -4,6 +4,7 @@ COPY`` prints ``{"error": null}`` or the reason why the model is refused.
 """
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -260,8 +262,7 @@ def main() -> None:
     answer = os.dup(1)
     os.dup2(2, 1)
     with contextlib.suppress(ImportError):  # not on every platform
-        import resource
-
+        resource: Any = importlib.import_module("resource")
         for word, most in SANDBOX_LIMITS.items():
             kind = getattr(resource, word)
             hard = resource.getrlimit(kind)[1]
