@@ -320,7 +320,7 @@ def test_the_command(
     """One document on stdout; the file is named after the run and stands in the working directory."""
     monkeypatch.chdir(tmp_path)
     arguments = ["export", str(folder / "run"), "--format", "litert", "--data", str(data_directory)]
-    done = CliRunner().invoke(cli, [*arguments, "--half", "--json"])
+    done = CliRunner().invoke(cli, [*arguments, "--json"])
     assert done.exit_code == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["schema"] == 1

@@ -4,6 +4,7 @@ COPY`` prints ``{"error": null}`` or the reason why the model is refused.
 """
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
