@@ -109,7 +109,7 @@ def test_a_split_is_the_same_everywhere() -> None:
 @pytest.mark.parametrize("size", [-1, 191, 200, 1000])
 def test_an_impossible_split_is_refused(size: int) -> None:
     """Every class must keep an image to train on."""
-    with pytest.raises(UsageError, match="val_size is"):
+    with pytest.raises(UsageError, match="--val-size is"):
         stratified_split(LABELS, size, seed=0)
 
 
@@ -166,7 +166,7 @@ def test_a_subset_is_drawn_from_the_given_indices(size: int, seed: int) -> None:
 @pytest.mark.parametrize("size", [0, -5, 201])
 def test_an_impossible_subset_is_refused(size: int) -> None:
     """At least one and at most all images can be trained on."""
-    with pytest.raises(UsageError, match="train_size is"):
+    with pytest.raises(UsageError, match="--train-size is"):
         stratified_subset(LABELS, np.arange(200), size, seed=0)
 
 

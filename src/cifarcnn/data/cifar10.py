@@ -152,7 +152,7 @@ def stratified_split(
     limit = len(labels) - len(np.unique(labels))
     if not 0 <= size <= limit:
         raise UsageError(
-            f"val_size is {size:,}, but there are {len(labels):,} images; expected 0 to {limit:,}, "
+            f"--val-size is {size:,}, but there are {len(labels):,} images; expected 0 to {limit:,}, "
             "so that every class keeps an image to train on"
         )
     dealt = _deal(labels, np.arange(len(labels)), seed)
@@ -161,7 +161,7 @@ def stratified_split(
     if lost.size:
         name = classes[lost[0]] if classes else str(lost[0])
         raise UsageError(
-            f"val_size is {size:,} of {len(labels):,} images, which leaves none of class {name} to train on; "
+            f"--val-size is {size:,} of {len(labels):,} images, which leaves none of class {name} to train on; "
             "expected less"
         )
     return rest, held_out
@@ -183,7 +183,7 @@ def stratified_subset(labels: Labels, indices: Indices, size: int, seed: int) ->
         UsageError: fewer than one or more than all are asked for.
     """
     if not 1 <= size <= len(indices):
-        raise UsageError(f"train_size is {size:,}; expected 1 to {len(indices):,}")
+        raise UsageError(f"--train-size is {size:,}; expected 1 to {len(indices):,}")
     return np.sort(_deal(labels, indices, seed)[:size])
 
 

@@ -138,7 +138,7 @@ def evaluate(
         differing = int((plain.argmax(axis=1) != exact.argmax(axis=1)).sum())
         on_event(precisions.difference(differing, len(images)))
     temperature = loaded.temperature
-    if temperature is not None and split == "validation":
+    if temperature is not None and split == "validation" and _calibrated_on(loaded, images, data):
         figures = "calibration error" if limit is None else "calibration error and false positives"
         on_event(Note(f"the model was calibrated on these images: their {figures} flatter it"))
     views = _augmented_views(lower or loaded, images.images, plain, batch_size) if tta else {}
@@ -208,6 +208,12 @@ def load(
     if modelfile.trained_on(loaded.metadata) == images.sha256():
         on_event(Note("warning: the model was trained on these very images: the figures flatter it"))
     return loaded, images
+
+
+def _calibrated_on(model: modelfile.Model, images: cifar10.Images, data: str | Path | None) -> bool:
+    """Whether these validation images are those of the model's training: held out, or the folder's own."""
+    own = model.metadata.get("facts", {}).get("validation_images_sha256")
+    return "validation" not in sources.splits(data) or own == images.sha256()
 
 
 def _timed(model: modelfile.Model, images: Array, batch_size: int) -> tuple[Array, float]:
