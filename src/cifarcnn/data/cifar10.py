@@ -161,8 +161,8 @@ def stratified_split(
     if lost.size:
         name = classes[lost[0]] if classes else str(lost[0])
         raise UsageError(
-            f"--val-size is {size:,} of {len(labels):,} images, which leaves none of class {name} to train on; "
-            "expected less"
+            f"--val-size is {size:,} of {len(labels):,} images, which leaves none of class {name} to train"
+            " on; expected less"
         )
     return rest, held_out
 

@@ -4,7 +4,6 @@ COPY`` prints ``{"error": null}`` or the reason why the model is refused.
 """
 
 import contextlib
-import importlib
 import io
 import json
 import os
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
