@@ -50,9 +50,10 @@ def percentages(values: list[float]) -> str:
     return f"{100 * statistics.mean(values):.2f}{deviation}"
 
 
-def test_the_readme_shows_the_table() -> None:
-    """Each row of the README's table of results follows, cell by cell, from the records and the network."""
-    lines = (REPOSITORY / "README.md").read_text().splitlines()
+def test_the_documentation_shows_the_table() -> None:
+    """Each row of the table of results follows, cell by cell, from the records and the network."""
+    page = (REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")
+    lines = [" ".join(line.split()) for line in page.splitlines()]
     machines = list(dict.fromkeys((row.hardware, row.precision) for row in expectations.table().values()))
     for (arch, recipe), row in expectations.table().items():
         group = [entry for entry in RECORDS if (entry["arch"], entry["recipe"]) == (arch, recipe)]
@@ -71,8 +72,6 @@ def test_the_readme_shows_the_table() -> None:
             "ABC"[machines.index((row.hardware, row.precision))],
         )
         assert f"| {' | '.join(cells)} |" in lines, row
-    minutes = [entry["train_seconds"] / 60 for entry in RECORDS if entry["arch"] == "whiten6"]
-    assert f"`whiten6` took {min(minutes):.1f} to {max(minutes):.1f} minutes." in " ".join(lines)
 
 
 def test_only_a_recipe_as_it_stands_has_an_expectation() -> None:

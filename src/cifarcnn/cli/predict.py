@@ -22,7 +22,7 @@ MOST_THUMBNAILS = 24
 """A table of more pictures than this is wanted short."""
 
 
-@click.command(epilog="Example: cifarcnn predict cat.png 'photos/*.jpg' --output sheet.png")
+@click.command(epilog="Example: cifarcnn predict cat.png photos --recursive --output sheet.png")
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, shell_complete=complete_file)
 @click.option(
     "--model",

@@ -70,7 +70,7 @@ def train_seeds(
     Args:
         seeds: different from each other.
         out: where the directory of the runs is made.
-        data, settings_file, on_event, **settings: as for ``cifarcnn.train``; ``seed`` is not among them.
+        data, settings_file, on_event, settings: as for ``cifarcnn.train``; ``seed`` is not among them.
 
     Raises:
         UsageError: a seed or a setting is wrong.

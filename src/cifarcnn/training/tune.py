@@ -129,7 +129,7 @@ def tune(
             perhaps ``log`` or ``step``.
         trials: how many in all. Default: every combination of a grid, else 20.
         prune: stop a trial that is worse than the median of the others after as many epochs.
-        data, on_event, **settings: as for ``cifarcnn.train``.
+        data, on_event, settings: as for ``cifarcnn.train``.
 
     Raises:
         UsageError: a setting or the search is wrong, or ``out`` holds another search.
