@@ -241,6 +241,6 @@ def test_a_sheet_does_not_replace_an_explanation(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     pages = [tmp_path / "link" / "sheet.png", tmp_path / "link" / "cat-explained.png"]
-    with pytest.raises(UsageError, match="both an explanation and a page of the sheet; give the sheet anoth"):
+    with pytest.raises(UsageError, match="would also be an explanation; give the sheet another name"):
         explanation.check_apart(tmp_path / "real", ["cat.png"], pages)
     explanation.check_apart(tmp_path / "real", ["cat.png"], pages[:1])

@@ -119,7 +119,7 @@ def show_table(predictions: "Predictions", threshold: float | None) -> int:
             line = f"[{style}]{escape(_padded(best[0], widest))}[/] {best[1]:>6}  "
             line += escape(", ".join(map(" ".join, others)))
             line += f"  [yellow]{', '.join(marks)}[/]" if marks else ""
-        console.stdout.print(f"{escape(_padded(name, width))}  {line}", soft_wrap=True)
+        console.stdout.print(escape(_padded(name, width) + "  ") + line, soft_wrap=True)
     return failed
 
 
