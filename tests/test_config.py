@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import models
 from cifarcnn.architectures import ARCHITECTURES
 from cifarcnn.config import (
     FIELDS,
@@ -19,7 +18,7 @@ from cifarcnn.config import (
     resolution_of_epoch,
     resolve,
 )
-from cifarcnn.errors import ModelError, UsageError
+from cifarcnn.errors import UsageError
 from cifarcnn.recipes import RECIPES, recipes_for
 
 
@@ -201,17 +200,6 @@ def test_layers_to_freeze_are_a_number_or_the_backbone(freeze: str) -> None:
     """Whether the network has so many is known when it is made."""
     with pytest.raises(UsageError, match=r"--freeze is .*; expected a number of convolutions, or backbone"):
         resolve({"freeze": freeze})
-
-
-def test_the_architecture_is_that_of_the_model_to_begin_with(tmp_path: Path) -> None:
-    """Unless one is given; a run that goes on does not need the file."""
-    assert resolve({"init": "pretrained"}).arch == "whiten6"
-    assert resolve({"init": "pretrained", "arch": "whiten6-tiny"}).arch == "whiten6-tiny"
-    assert resolve({"init": "gone.keras", "arch": "vgg2"}).init == "gone.keras"
-    with pytest.raises(ModelError, match=r"there is no model gone\.keras"):
-        resolve({"init": "gone.keras"})
-    with pytest.raises(UsageError, match="does not tell its architecture; name a similar one with --arch"):
-        resolve({"init": str(models.save_tiny(tmp_path / "tiny.keras"))})
 
 
 def test_what_is_not_the_recipes_is_found() -> None:

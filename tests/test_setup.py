@@ -1,19 +1,22 @@
 """What a training is set up with: images divided, defaults fitted to few of them, faults in one line."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import models
 from cifarcnn.config import resolve
 from cifarcnn.data.cifar10 import Images
-from cifarcnn.errors import RunError, UsageError
+from cifarcnn.errors import ModelError, RunError, UsageError
 from cifarcnn.events import Event, Note, ignore
 from cifarcnn.machine import devices
 from cifarcnn.models.modelfile import TRAINED_ON
 from cifarcnn.runs.progress import Progress
 from cifarcnn.runs.run import Checkpoint
 from cifarcnn.training import setup
+from cifarcnn.training.setup import with_arch
 
 
 def images(count: int, classes: int = 10) -> Images:
@@ -130,3 +133,14 @@ def test_imbalance_is_said(counts: tuple[int, int], balance: bool, expected: lis
     setup._tell(resolve({"balance": balance}), choice, {TRAINED_ON: ""}, train, None, events.append)
     told = [event.text for event in events if isinstance(event, Note)]
     assert told == [f"training images: {text}" for text in expected]
+
+
+def test_the_architecture_is_that_of_the_model_to_begin_with(tmp_path: Path) -> None:
+    """Unless one is given; a run that goes on does not need the file."""
+    assert with_arch({"init": "pretrained"})["arch"] == "whiten6"
+    assert with_arch({"init": "pretrained", "arch": "whiten6-tiny"})["arch"] == "whiten6-tiny"
+    assert with_arch({"init": "gone.keras", "arch": "vgg2"})["init"] == "gone.keras"
+    with pytest.raises(ModelError, match=r"there is no model gone\.keras"):
+        with_arch({"init": "gone.keras"})
+    with pytest.raises(UsageError, match="does not tell its architecture; name a similar one with --arch"):
+        with_arch({"init": str(models.save_tiny(tmp_path / "tiny.keras"))})

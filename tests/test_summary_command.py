@@ -41,14 +41,14 @@ def test_the_layers_of_an_architecture() -> None:
     assert document["params"] - document["trainable_params"] == 2 * (32 + 64)
 
 
-def test_for_people_layers_and_both_recipes_are_shown() -> None:
-    """Two tables: the layers, and the settings of the two recipes side by side."""
+def test_for_people_layers_and_recipes_are_shown() -> None:
+    """Two tables: the layers, and the settings of the recipes side by side."""
     shown = run("vgg2").stdout
     assert "591,658 parameters" in shown
     line = next(line for line in shown.splitlines() if line.startswith("optimizer"))
-    assert line.split() == ["optimizer", "muon", "sgd"]
+    assert line.split() == ["optimizer", "muon", "sgd", "nesterov"]
     line = next(line for line in shown.splitlines() if line.startswith("learning_rate"))
-    assert line.split() == ["learning_rate", "0.06", "0.001"]
+    assert line.split() == ["learning_rate", "0.06", "0.001", "0.003"]
 
 
 def test_a_model_file_is_summarised_too(tmp_path: Path) -> None:

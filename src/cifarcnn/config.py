@@ -206,8 +206,6 @@ def resolve(overrides: Mapping[str, Value]) -> Settings:
     explicit = {name: value for name, value in overrides.items() if value is not None}
     for name, value in explicit.items():
         check(name, value)
-    if "init" in explicit and "arch" not in explicit and explicit["init"] != RANDOM:
-        explicit["arch"] = _arch_of_model(str(explicit["init"]))
     row = architectures.find(str(explicit.get("arch", Settings.arch)))
     recipe = str(explicit.get("recipe", Settings.recipe))
     known = recipes.recipes_for(row.name)
@@ -231,16 +229,6 @@ def resolve(overrides: Mapping[str, Value]) -> Settings:
             f" {FULL_RESOLUTION}"
         )
     return settings
-
-
-def _arch_of_model(init: str) -> str:
-    """Return the architecture of the model that ``--init`` names, as its metadata has it."""
-    from cifarcnn.models import modelfile
-
-    arch = modelfile.read_metadata(Path(init)).get("arch")
-    if not isinstance(arch, str):
-        raise UsageError(f"--init {init!r} does not tell its architecture; name a similar one with --arch")
-    return arch
 
 
 def differing_from_recipe(settings: Settings) -> frozenset[str]:

@@ -102,10 +102,10 @@ def show(*, path: Path | None, count: int, output: Path, as_json: bool, **settin
     They are the crops that `cifarcnn train` makes, epoch after epoch, with the same settings, before
     --resolutions makes them smaller. The picture's path is printed.
     """
-    from cifarcnn.training import augment
+    from cifarcnn.training import samples
 
     with console.Display() as on_event:
-        written = augment.write_sheet(output, count=count, data=path, on_event=on_event, **settings)
+        written = samples.write_sheet(output, count=count, data=path, on_event=on_event, **settings)
     if as_json:
         console.emit_json({"schema": 1, "path": str(written)})
     else:

@@ -1,20 +1,14 @@
-"""Which image, crop, flip and colour each training step sees: index arithmetic in NumPy; and a sheet of it.
+"""Which image, crop, flip and colour each training step sees: index arithmetic in NumPy.
 
 In training, ``model`` gathers the pixels on the device; ``cut`` gathers the same ones for people to look at.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from cifarcnn import config
-from cifarcnn.data import sources
 from cifarcnn.data.cifar10 import Bytes, Images, stratified_subset
-from cifarcnn.errors import CifarCNNError, UsageError
-from cifarcnn.events import OnEvent, ignore
-from cifarcnn.machine import files
 from cifarcnn.training.streams import Stream, generator
 
 if TYPE_CHECKING:
@@ -28,11 +22,6 @@ MIDDLE = 121
 
 BRIGHTEST = 64
 """The standard deviation of CIFAR-10's pixels: brightness changes by a share of it."""
-
-SHEET_EPOCHS = 9
-"""How many augmented forms of each image a sheet shows at most."""
-
-MOST_IMAGES = 100
 
 
 def sample_epoch(settings: "Settings", count: int, epoch: int) -> npt.NDArray[np.int32]:
@@ -110,51 +99,3 @@ def augmented(train: Images, settings: "Settings", count: int, epochs: int) -> B
         positions = np.argsort(crops[:, 0])[chosen]
         forms.append(cut(train.images, crops[positions], settings.shift))
     return np.stack(forms, axis=1)
-
-
-def write_sheet(
-    path: str | Path,
-    *,
-    count: int = 10,
-    data: str | Path | None = None,
-    on_event: OnEvent = ignore,
-    **settings: config.Value,
-) -> Path:
-    """Draw some training images, and beside each what the network sees of it in the first epochs.
-
-    Args:
-        path: the PNG file to write.
-        count: how many images to show, 1 to 100; from every class the same share.
-        data: where the images are, as for ``train``.
-        on_event: told where the images come from.
-        **settings: as for ``train``.
-
-    Returns:
-        The file written.
-
-    Raises:
-        UsageError: a setting or the count is wrong, or there is no such directory to write to.
-        DataError: the images cannot be had.
-        CifarCNNError: the file cannot be written.
-    """
-    if not 1 <= count <= MOST_IMAGES:
-        raise UsageError(f"cannot show {count} images on one sheet; expected 1 to {MOST_IMAGES}")
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"cannot draw {path}; expected a name that ends in .png")
-    files.check_place(path)
-    from cifarcnn.figures import galleries
-    from cifarcnn.training import setup
-
-    explicit = {name for name, value in settings.items() if value is not None}
-    images = sources.load("train", data, on_event)
-    fitted = setup.fit_to_images(config.resolve(settings), images, explicit, None, ignore)
-    train, _ = setup.divide(images, fitted)
-    sheet = augmented(train, fitted, min(count, len(train)), min(SHEET_EPOCHS, fitted.epochs))
-    try:
-        galleries.augmented_sheet(sheet, path)
-    except OSError as problem:
-        raise CifarCNNError(
-            f"cannot write {path}: {problem.strerror}; choose another with --output"
-        ) from None
-    return path

@@ -25,7 +25,7 @@ from cifarcnn.errors import RunError, UsageError, first_line
 from cifarcnn.machine.devices import Choice
 from cifarcnn.machine.signals import STOPPING
 from cifarcnn.training.cluster import Cluster
-from cifarcnn.training.distributed import DRIFTED, SingleDevice
+from cifarcnn.training.devices import DRIFTED, SingleDevice
 from cifarcnn.training.model import gather, gradients, pad
 
 if TYPE_CHECKING:

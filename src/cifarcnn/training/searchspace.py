@@ -14,6 +14,7 @@ from typing import Any
 from cifarcnn import config
 from cifarcnn.config import Settings, Value
 from cifarcnn.errors import UsageError
+from cifarcnn.training import setup
 
 FIXED = ("device", "devices", "deterministic")
 """Settings of the process, which trains many trials, and of its hardware."""
@@ -126,7 +127,7 @@ def read(
         if name in shared or name in explicit:
             place = "beside it" if name in shared else f"is given as {config.option(name)}"
             raise UsageError(f"{where}: {name} stands in [search] and {place}; expected it in one place")
-    found = Search({**shared, **explicit}, space)
+    found = Search(setup.with_arch({**shared, **explicit}), space)
     _check_combinations(found, where)
     return found
 

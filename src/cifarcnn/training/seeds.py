@@ -78,7 +78,7 @@ def train_seeds(
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise UsageError(f"--seeds is {list(seeds)}; expected one or more, each once")
-    shared = config.merged(settings_file, settings)
+    shared = setup.with_arch(config.merged(settings_file, settings))
     planned = [config.resolve({**shared, "seed": seed}) for seed in seeds]
     directory = run.make_directory(Path(out), f"{planned[0].arch}-{planned[0].recipe}-{len(seeds)}seeds")
     plan = {

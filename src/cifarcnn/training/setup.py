@@ -22,11 +22,12 @@ from cifarcnn.errors import RunError, UsageError
 from cifarcnn.events import Note, OnEvent
 from cifarcnn.machine import backend, devices
 from cifarcnn.machine.devices import Choice, Hardware
+from cifarcnn.models import modelfile
 from cifarcnn.models.modelfile import TRAINED_ON
 from cifarcnn.runs.run import Checkpoint
 from cifarcnn.training import distributed
 from cifarcnn.training.cluster import WAIT_SECONDS, Cluster
-from cifarcnn.training.distributed import SingleDevice
+from cifarcnn.training.devices import SingleDevice
 
 VALIDATED_ON = "validation_images_sha256"
 """The fact that identifies the data set's own validation images, where it brings some."""
@@ -128,6 +129,24 @@ def prepare(
         setup = Setup(settings, choice, train, validation, all_facts, place, joined, skipped)
         with setup.explaining_errors():
             yield setup
+
+
+def with_arch(overrides: Mapping[str, config.Value]) -> dict[str, config.Value]:
+    """Return settings that name the network of the model that ``init`` names, if they name none.
+
+    Raises:
+        UsageError: the model does not say which network it is.
+        ModelError: there is no such model.
+    """
+    explicit = {name: value for name, value in overrides.items() if value is not None}
+    init = explicit.get("init", config.RANDOM)
+    if init == config.RANDOM or "arch" in explicit:
+        return explicit
+    config.check("init", init)
+    arch = modelfile.read_metadata(Path(str(init))).get("arch")
+    if not isinstance(arch, str):
+        raise UsageError(f"--init {init!r} does not tell its architecture; name a similar one with --arch")
+    return {**explicit, "arch": arch}
 
 
 def fit_to_images(

@@ -32,7 +32,7 @@ from cifarcnn.runs.progress import Progress, images_per_second
 from cifarcnn.runs.run import Checkpoint, RunDirectory
 from cifarcnn.training import augment, distributed
 from cifarcnn.training.cluster import WAIT_SECONDS, Cluster
-from cifarcnn.training.setup import Setup, prepare, resumed_settings
+from cifarcnn.training.setup import Setup, prepare, resumed_settings, with_arch
 
 if TYPE_CHECKING:
     from cifarcnn.training.callbacks import TensorBoardLog
@@ -115,7 +115,7 @@ def train(
         >>> result.model
         PosixPath('runs/20261121-101500-vgg2-fast-seed0/best.keras')
     """
-    overrides = config.merged(settings_file, settings)
+    overrides = with_arch(config.merged(settings_file, settings))
     resolved = config.resolve(overrides)
     cluster = distributed.find_cluster(alone=alone, wait=wait)
     return start(
