@@ -138,7 +138,9 @@ def with_arch(overrides: Mapping[str, config.Value]) -> dict[str, config.Value]:
         UsageError: the model does not say which network it is.
         ModelError: there is no such model.
     """
-    explicit = {name: value for name, value in overrides.items() if value is not None}
+    explicit: dict[str, config.Value] = {
+        name: value for name, value in overrides.items() if value is not None
+    }
     init = explicit.get("init", config.RANDOM)
     if init == config.RANDOM or "arch" in explicit:
         return explicit
