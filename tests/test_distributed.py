@@ -59,7 +59,7 @@ SCRIPT = """
 import types
 import keras, numpy as np, tensorflow as tf
 from cifarcnn.cli.main import cli
-from cifarcnn.errors import UsageError
+from cifarcnn.errors import RunError
 from cifarcnn.training.replicas import Replicas, finite_everywhere
 parts = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)

@@ -18,7 +18,7 @@ SMALL = "--train-size 300 --val-size 100 --batch-size 25"
 """What makes a training as short as a test; it changes no word of what is printed."""
 
 MASKS = [
-    (r"\d{8}-\d{6}-[\w-]+-seed\d+", "RUN"),
+    (r"\d{8}-\d{6}-[\w-]+(-seed\d+|…)", "RUN"),
     (r"(?i)^((nvidia )?[cg]pu: ).*", r"\1HARDWARE"),
     (r"float32|mixed_\w+", "PRECISION"),
     (r"(\d+ core)s?\b", r"\1s"),
